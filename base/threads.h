@@ -1,0 +1,25 @@
+/* threads.h - a barrier that suits machines with fewer cores than ranks.
+ * For:    thread ranks and their collectives.  Enter: device/, engine/, bench/, tests/.
+ * Owns:   a barrier lives in the caller's storage (init/fini).
+ * Fails:  never; every waiter must belong to the same group of n threads. */
+#ifndef TPL_BASE_THREADS_H
+#define TPL_BASE_THREADS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t turned;
+    int n, waiting, spin;
+    atomic_uint phase;
+} barrier;
+
+/* Waiters spin briefly only if n threads fit the cores this process may use; else they block at once. */
+void barrier_init(barrier *b, int n);
+void barrier_fini(barrier *b);
+void barrier_wait(barrier *b);
+
+int threads_usable_cores(void); /* cores in this process's affinity mask */
+
+#endif

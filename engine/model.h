@@ -1,0 +1,101 @@
+/* model.h - an immutable model: configuration and weights by role, mapped from a Hugging Face checkpoint.
+ * For:    plan.h reads the configuration, team.h binds the weights; commands print both.
+ * Enter:  engine/, eval/, bench/, cli/, tests/.
+ * Owns:   model_open() owns the file mappings; weights are borrowed from them and never copied whole.
+ * Fails:  TPL_E_INPUT or TPL_E_IO with the file and the field or tensor, expected and actual. */
+#ifndef TPL_ENGINE_MODEL_H
+#define TPL_ENGINE_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "kernels/ops.h"
+
+typedef enum { ATTN_MLA, ATTN_GQA } attn_kind;
+
+/* Sizes and constants of a model, as config.json gives them; zero where a family has no such thing. */
+typedef struct {
+    char name[64];         /* folder or shape name, for rows and messages */
+    char architecture[48]; /* "DeepseekV3ForCausalLM" */
+    attn_kind attn;
+    int32_t n_layers, vocab, dim, ffn_dim; /* hidden_size, intermediate_size */
+    int32_t n_heads, n_kv_heads, head_dim; /* head_dim: GQA only */
+    int32_t q_lora_rank;                   /* MLA; 0: queries are projected directly */
+    int32_t kv_lora_rank, nope_dim, rope_dim, v_dim; /* MLA; rope_dim is head_dim for GQA */
+    int32_t max_pos;                       /* max_position_embeddings */
+    float rms_eps;
+    double rope_theta;
+    bool rope_interleaved, tied_embeddings;
+    int32_t bos_id, eos_id; /* -1: none */
+    tpl_dtype weight_dtype; /* of the projections, for byte counts */
+    /* Mixture of experts; n_experts 0: every layer is dense. */
+    int32_t n_experts, n_experts_per_tok, n_shared_experts, expert_ffn_dim, first_dense_layers, moe_layer_freq;
+} model_config;
+
+/* Weight roles. Per layer unless marked (m): one a model. Shapes as stored, row-major [out, in]. */
+#define MODEL_ROLE_LIST(X)                                                                    \
+    X(W_EMBED, "embed")           /* (m) [vocab, dim] */                                      \
+    X(W_FINAL_NORM, "final_norm") /* (m) [dim] */                                             \
+    X(W_LM_HEAD, "lm_head")       /* (m) [vocab, dim]; the embedding itself when tied */      \
+    X(W_ATTN_NORM, "attn_norm")   /* [dim] */                                                 \
+    X(W_MLP_NORM, "mlp_norm")     /* [dim] */                                                 \
+    X(W_Q_A, "q_a")               /* MLA [q_lora_rank, dim]; absent when q_lora_rank is 0 */  \
+    X(W_Q_A_NORM, "q_a_norm")     /* MLA [q_lora_rank] */                                     \
+    X(W_Q_B, "q_b")               /* MLA [n_heads * (nope + rope), q_lora_rank or dim] */     \
+    X(W_KV_A, "kv_a")             /* MLA [kv_lora_rank + rope_dim, dim] */                    \
+    X(W_KV_A_NORM, "kv_a_norm")   /* MLA [kv_lora_rank] (gamma) */                            \
+    X(W_KV_B, "kv_b")             /* MLA [n_heads * (nope + v), kv_lora_rank] */              \
+    X(W_Q, "q")                   /* GQA [n_heads * head_dim, dim] */                         \
+    X(W_K, "k")                   /* GQA [n_kv_heads * head_dim, dim] */                      \
+    X(W_V, "v")                   /* GQA [n_kv_heads * head_dim, dim] */                      \
+    X(W_O, "o")                   /* [dim, n_heads * (v_dim or head_dim)] */                  \
+    X(W_GATE, "gate")             /* [ffn_dim, dim] */                                        \
+    X(W_UP, "up")                 /* [ffn_dim, dim] */                                        \
+    X(W_DOWN, "down")             /* [dim, ffn_dim] */
+
+typedef enum {
+#define MODEL_ROLE_ENUM(role, name) role,
+    MODEL_ROLE_LIST(MODEL_ROLE_ENUM)
+#undef MODEL_ROLE_ENUM
+    W_N_ROLES
+} weight_role;
+
+const char *weight_role_name(weight_role r);
+bool weight_role_per_layer(weight_role r);
+
+typedef struct model model;
+
+/* Opens a checkpoint folder: config.json, model.safetensors or model.safetensors.index.json with its shards. Checks that
+ * every tensor the configuration implies is there with its shape and a known type, and nothing overlaps. Gives *out. */
+tpl_code model_open(const char *dir, model **out, tpl_err *e);
+void model_close(model *m);
+
+/* Only the configuration: of a checkpoint folder, or of a models/shapes/NAME.json file (a config.json without weights). */
+tpl_code model_config_read(const char *path, model_config *out, tpl_err *e);
+/* Parses config.json bytes; `where` names them. */
+tpl_code model_config_parse(const char *data, size_t len, const char *where, model_config *out, tpl_err *e);
+
+const model_config *model_cfg(const model *m);
+const char *model_dir(const model *m);
+
+/* A weight as stored; vectors have rows 1. data is NULL if the model has no such weight. layer is ignored for (m) roles. */
+mat model_weight(const model *m, weight_role r, int layer);
+
+/* Reads every weight once and fails with the tensor's name and position at the first NaN or infinity. */
+tpl_code model_check_finite(const model *m, tpl_err *e);
+
+/* SHA-256 over the weight files in name order and config.json; computed once, then remembered. */
+tpl_code model_sha256(model *m, sha256_hex *out, tpl_err *e);
+
+/* Total bytes and count of weight tensors in the files, for `info`. */
+int64_t model_file_bytes(const model *m);
+int32_t model_tensor_count(const model *m);
+int64_t model_param_count(const model_config *c);
+
+/* Takes the mapped weights away (PROT_NONE), so that a read of a weight which no rank copied ends the program: the shard
+ * isolation test uses it. */
+void model_forbid_reads(model *m);
+
+#endif
