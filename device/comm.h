@@ -28,8 +28,8 @@ struct comm {
     int rank, n_ranks;
     const char *backend; /* "local", "solo", "mpi" */
     /* all_reduce:     data [rows, width] += the others', in place
-     * all_gather:     out [rows, size * width] = parts in rank order from data [rows, width]
-     * reduce_scatter: out [rows, width] = own part of the sum of data [rows, size * width]
+     * all_gather:     out [rows, size * width] = the parts in rank order, from data [rows, width]
+     * reduce_scatter: out [rows, width / size] = own part of the columns of the sum of data [rows, width]
      * broadcast:      data [rows, width] from rank `first` of the group
      * Strides are in elements; out is unused (NULL) for the in-place operations. */
     tpl_code (*run)(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride,
@@ -46,8 +46,8 @@ tpl_code comm_local_create(int n, comm **handles, tpl_err *e);
 tpl_code comm_solo_create(int n, comm **handle, tpl_err *e);
 void comm_destroy(comm *c);
 
-/* Bytes a rank of the group sends for one call with `bytes` = rows * width * element size, ring algorithm:
- * all_reduce 2 (k-1)/k bytes, all_gather and reduce_scatter (k-1) bytes of a part, broadcast bytes from the first. */
+/* Bytes a rank of the group of k sends for one call whose `data` argument holds `bytes`, ring algorithm: all_reduce
+ * 2 (k-1)/k, all_gather k-1, reduce_scatter (k-1)/k, broadcast 1 times that. */
 double comm_bytes_sent(comm_op op, int size, double bytes);
 
 #endif

@@ -25,7 +25,10 @@
     X(OP_LSE_MERGE, lse_merge)     /* decode context parallel: weigh a part by its log-sum-exp */        \
     X(OP_SILU_MUL, silu_mul)       /* out = silu(gate) * up */                                           \
     X(OP_ADD, add)                 /* out += x */                                                        \
-    X(OP_GATHER_ROWS, gather_rows) /* out[i] = x[index[i]] */
+    X(OP_COPY_HEADS, copy_heads)   /* per head: out_h = x_h, from one head stride to another */            \
+    X(OP_GATHER_ROWS, gather_rows) /* out[i] = x[index[i]] */                                            \
+    X(OP_MOE_ROUTE, moe_route)     /* which experts a row goes to, and with what weights */              \
+    X(OP_MOE_EXPERTS, moe_experts) /* out (+)= sum over a row's experts of weight * swiglu(x) */
 
 typedef enum {
 #define OP_ENUM(kind, name) kind,
@@ -192,6 +195,39 @@ typedef struct {
 typedef struct {
     mat x, out; /* [rows, width] */
 } op_add;
+
+typedef struct {
+    mat x, out;
+    int32_t heads, cols, x_head_stride, out_head_stride;
+} op_copy_heads;
+
+typedef enum { MOE_SOFTMAX, MOE_SIGMOID } moe_scoring;
+
+/* scores = softmax or sigmoid of x w^T. Selection: of scores (+ bias, where data is given), only in the topk_group best of
+ * n_group groups (a group's value is the sum of its two best with a bias, else its best), the top_k best. A row's weights
+ * are the chosen experts' scores without bias, divided by their sum if `normalise`, times `scale`. */
+typedef struct {
+    mat x;       /* [rows, dim] */
+    mat w;       /* [n_experts, dim] */
+    mat bias;    /* [1, n_experts] f32; data NULL: none */
+    mat ids;     /* out: [rows, top_k] DT_I32 */
+    mat weights; /* out: [rows, top_k] f32 */
+    int32_t top_k, n_group, topk_group;
+    moe_scoring scoring;
+    bool normalise;
+    float scale;
+} op_moe_route;
+
+/* This rank's experts expert0 .. expert0 + n_local - 1; routes to others are skipped. */
+typedef struct {
+    mat x;                     /* [rows, dim] */
+    mat ids, weights;          /* [rows, top_k] */
+    const mat *gate, *up, *down; /* [n_local] matrices: [ffn, dim], [ffn, dim], [dim, ffn]; NULL when counting */
+    int32_t expert0, n_local, n_experts, ffn;
+    tpl_dtype weight_dtype;
+    mat out; /* [rows, dim] */
+    bool accumulate;
+} op_moe_experts;
 
 typedef struct {
     mat x;                /* [any, width] */

@@ -1,0 +1,222 @@
+#include "device/comm.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/threads.h"
+
+const char *comm_op_name(comm_op op)
+{
+    static const char *const names[] = {"all_reduce", "all_gather", "reduce_scatter", "broadcast"};
+    return names[op];
+}
+
+double comm_bytes_sent(comm_op op, int size, double bytes)
+{
+    switch (op) {
+    case COMM_ALL_REDUCE:
+        return 2.0 * (size - 1) / size * bytes;
+    case COMM_ALL_GATHER:
+        return (size - 1) * bytes;
+    case COMM_REDUCE_SCATTER:
+        return (double)(size - 1) / size * bytes;
+    default:
+        return bytes;
+    }
+}
+
+void comm_destroy(comm *c)
+{
+    if (c)
+        c->destroy(c);
+}
+
+/* ---- threads of one process ---- */
+
+/* What a rank lends to the others while a collective runs. */
+typedef struct {
+    const float *data;
+    int64_t stride;
+} lent_rows;
+
+/* Each rank's own cache line, so that publishing does not disturb the others. */
+typedef struct {
+    _Alignas(64) lent_rows lent;
+    float *sum; /* scratch for reductions, grown as needed */
+    size_t sum_len;
+} rank_slot;
+
+typedef struct {
+    int n;
+    atomic_int alive;
+    rank_slot *slots;
+    barrier all;
+    barrier *groups; /* [first * (n + 1) + size] */
+} local_shared;
+
+static barrier *group_barrier(local_shared *s, comm_group g)
+{
+    return g.size == s->n ? &s->all : &s->groups[g.first * (s->n + 1) + g.size];
+}
+
+static float *sum_space(rank_slot *slot, size_t n)
+{
+    if (slot->sum_len < n) {
+        free(slot->sum);
+        slot->sum = tpl_malloc(n * sizeof(float));
+        slot->sum_len = n;
+    }
+    return slot->sum;
+}
+
+/* sum[rows, width] = columns [col, col + width) of all the group's rows, added in rank order. */
+static void add_ranks(const local_shared *s, comm_group g, float *sum, int64_t rows, int64_t col, int64_t width)
+{
+    for (int r = 0; r < g.size; r++) {
+        lent_rows from = s->slots[g.first + r].lent;
+        for (int64_t i = 0; i < rows; i++) {
+            const float *x = from.data + i * from.stride + col;
+            float *y = sum + i * width;
+            if (r == 0)
+                memcpy(y, x, (size_t)width * sizeof *y);
+            else
+                for (int64_t j = 0; j < width; j++)
+                    y[j] += x[j];
+        }
+    }
+}
+
+static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows, int64_t width)
+{
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(to + i * to_stride, from + i * from_stride, (size_t)width * sizeof *to);
+}
+
+/* Large all-reduce: rank i adds up the i-th share of the rows' columns, then all collect the shares. */
+enum { SPLIT_FLOATS = 1 << 14 };
+
+static void all_reduce(local_shared *s, comm_group g, int me, barrier *b, float *data, int64_t stride, int64_t rows, int64_t width)
+{
+    rank_slot *slot = &s->slots[g.first + me];
+    bool split = rows * width >= SPLIT_FLOATS && width % g.size == 0;
+    int64_t share = split ? width / g.size : width, col = split ? me * share : 0;
+    float *sum = sum_space(slot, (size_t)(rows * share));
+    add_ranks(s, g, sum, rows, col, share);
+    barrier_wait(b); /* everybody has read; data may change */
+    if (!split) {
+        copy_rows(data, stride, sum, share, rows, share);
+        return;
+    }
+    for (int r = 0; r < g.size; r++)
+        copy_rows(data + r * share, stride, s->slots[g.first + r].sum, share, rows, share);
+    barrier_wait(b); /* everybody has collected; sums may change */
+}
+
+static tpl_code local_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+{
+    local_shared *s = c->self;
+    int me = c->rank - g.first;
+    assert(me >= 0 && me < g.size && g.first + g.size <= s->n);
+    barrier *b = group_barrier(s, g);
+    s->slots[c->rank].lent = (lent_rows){data, data_stride};
+    barrier_wait(b);
+    switch (op) {
+    case COMM_ALL_REDUCE:
+        all_reduce(s, g, me, b, data, data_stride, rows, width);
+        return TPL_OK;
+    case COMM_ALL_GATHER:
+        for (int r = 0; r < g.size; r++)
+            copy_rows(out + r * width, out_stride, s->slots[g.first + r].lent.data, s->slots[g.first + r].lent.stride, rows, width);
+        break;
+    case COMM_REDUCE_SCATTER: {
+        int64_t share = width / g.size;
+        float *sum = sum_space(&s->slots[c->rank], (size_t)(rows * share));
+        add_ranks(s, g, sum, rows, me * share, share);
+        copy_rows(out, out_stride, sum, share, rows, share);
+        break;
+    }
+    default:
+        if (me != 0)
+            copy_rows(data, data_stride, s->slots[g.first].lent.data, s->slots[g.first].lent.stride, rows, width);
+    }
+    barrier_wait(b); /* nobody's data is read any more */
+    return TPL_OK;
+}
+
+static tpl_code local_barrier(comm *c, tpl_err *e)
+{
+    barrier_wait(&((local_shared *)c->self)->all);
+    return TPL_OK;
+}
+
+static void local_destroy(comm *c)
+{
+    local_shared *s = c->self;
+    free(c);
+    if (atomic_fetch_sub(&s->alive, 1) > 1)
+        return;
+    for (int i = 0; i < s->n; i++)
+        free(s->slots[i].sum);
+    for (int i = 0; i < s->n * (s->n + 1); i++)
+        barrier_fini(&s->groups[i]);
+    barrier_fini(&s->all);
+    free(s->groups);
+    free(s->slots);
+    free(s);
+}
+
+tpl_code comm_local_create(int n, comm **handles, tpl_err *e)
+{
+    local_shared *s = tpl_calloc(1, sizeof *s);
+    s->n = n;
+    atomic_init(&s->alive, n);
+    s->slots = aligned_alloc(64, sizeof(rank_slot) * (size_t)n);
+    if (!s->slots) {
+        free(s);
+        return tpl_fail(e, TPL_E_MEMORY, "ranks", "no room for %d", n);
+    }
+    memset(s->slots, 0, sizeof(rank_slot) * (size_t)n);
+    barrier_init(&s->all, n);
+    s->groups = tpl_calloc((size_t)(n * (n + 1)), sizeof *s->groups);
+    for (int first = 0; first < n; first++)
+        for (int size = 0; size <= n; size++)
+            barrier_init(&s->groups[first * (n + 1) + size], size ? size : 1);
+    for (int i = 0; i < n; i++) {
+        handles[i] = tpl_malloc(sizeof **handles);
+        *handles[i] = (comm){.rank = i, .n_ranks = n, .backend = "local", .run = local_run, .barrier = local_barrier, .destroy = local_destroy, .self = s};
+    }
+    return TPL_OK;
+}
+
+/* ---- one rank alone ---- */
+
+static tpl_code solo_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+{
+    if (op == COMM_ALL_GATHER)
+        for (int r = 0; r < g.size; r++)
+            copy_rows(out + r * width, out_stride, data, data_stride, rows, width);
+    if (op == COMM_REDUCE_SCATTER)
+        copy_rows(out, out_stride, data + (c->rank - g.first) * (width / g.size), data_stride, rows, width / g.size);
+    return TPL_OK;
+}
+
+static tpl_code solo_barrier(comm *c, tpl_err *e)
+{
+    return TPL_OK;
+}
+
+static void solo_destroy(comm *c)
+{
+    free(c);
+}
+
+tpl_code comm_solo_create(int n, comm **handle, tpl_err *e)
+{
+    *handle = tpl_malloc(sizeof **handle);
+    **handle = (comm){.rank = 0, .n_ranks = n, .backend = "solo", .run = solo_run, .barrier = solo_barrier, .destroy = solo_destroy};
+    return TPL_OK;
+}

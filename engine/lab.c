@@ -1,0 +1,149 @@
+#include "engine/lab.h"
+
+#include <stdlib.h>
+
+enum { CALIB_ROWS = 48, CALIB_ROW_TOK = 2048, FIT_ROWS = 2 };
+
+struct lab {
+    model *m;
+    tokenizer *tok;
+    lab_calibration c;
+    bool calibrated;
+    text_rows rows;
+    calibration cal;
+};
+
+tpl_code lab_open(const char *dir, const lab_calibration *c, lab **out, tpl_err *e)
+{
+    lab *l = tpl_calloc(1, sizeof *l);
+    tpl_code rc;
+    l->c = *c;
+    TPL_GOTO(rc, model_open(dir, &l->m, e), fail);
+    TPL_GOTO(rc, tokenizer_open(dir, &l->tok, e), fail);
+    if (tokenizer_vocab(l->tok) > model_cfg(l->m)->vocab) {
+        rc = tpl_fail(e, TPL_E_INPUT, dir, "tokenizer has %d tokens, the model's vocabulary %d", tokenizer_vocab(l->tok), model_cfg(l->m)->vocab);
+        goto fail;
+    }
+    TPL_GOTO(rc, model_check_finite(l->m, e), fail);
+    *out = l;
+    return TPL_OK;
+fail:
+    lab_close(l);
+    return rc;
+}
+
+void lab_close(lab *l)
+{
+    if (!l)
+        return;
+    if (l->calibrated)
+        calibration_free(&l->cal);
+    text_rows_free(&l->rows);
+    tokenizer_close(l->tok);
+    model_close(l->m);
+    free(l);
+}
+
+model *lab_model(lab *l)
+{
+    return l->m;
+}
+
+const tokenizer *lab_tokenizer(const lab *l)
+{
+    return l->tok;
+}
+
+int32_t lab_bos(const lab *l)
+{
+    const model_config *c = model_cfg(l->m);
+    return c->bos_id >= 0 ? c->bos_id : c->eos_id;
+}
+
+const calibration *lab_calibrated(const lab *l)
+{
+    return l->calibrated ? &l->cal : NULL;
+}
+
+static tpl_code read_rows(lab *l, tpl_err *e)
+{
+    const model_config *c = model_cfg(l->m);
+    int row_tok = l->c.row_tok ? l->c.row_tok : CALIB_ROW_TOK, rows = l->c.rows ? l->c.rows : CALIB_ROWS;
+    if (row_tok > c->max_pos)
+        row_tok = c->max_pos;
+    if (!l->c.text)
+        return tpl_fail(e, TPL_E_USAGE, "--calibrate", "is not given, but a variant needs a calibration text");
+    return text_rows_read(l->c.text, l->tok, lab_bos(l), rows, row_tok, &l->rows, e);
+}
+
+static tpl_code ensure_calibrated(lab *l, tpl_err *e)
+{
+    if (l->calibrated)
+        return TPL_OK;
+    arena a;
+    arena_init(&a);
+    char *cache = NULL, *path = text_path_join(&a, model_dir(l->m), "tokenizer.json");
+    calibrate_options o = {.rows = &l->rows, .tp = l->c.tp ? l->c.tp : 1};
+    tpl_code rc = TPL_OK;
+    if (!l->rows.tokens)
+        TPL_GOTO(rc, read_rows(l, e), done);
+    if (l->c.cache) {
+        TPL_GOTO(rc, text_cache_dir(&a, &cache, e), done);
+        TPL_GOTO(rc, sha256_file(path, &o.tokenizer_sha, e), done);
+        TPL_GOTO(rc, model_sha256(l->m, &o.model_sha, e), done);
+        o.cache_dir = cache;
+    }
+    TPL_GOTO(rc, calibrate(l->m, &o, &l->cal, e), done);
+    l->calibrated = true;
+done:
+    arena_fini(&a);
+    return rc;
+}
+
+static tpl_code build_transform(lab *l, const variant *v, transform **out, tpl_err *e)
+{
+    const calibration *cal = NULL;
+    if (variant_needs_calibration(v)) {
+        TPL_TRY(ensure_calibrated(l, e));
+        cal = &l->cal;
+    }
+    if (v->mu != MU_FIT || v->kind != VAR_TPLA)
+        return transform_build(l->m, v, cal, NULL, out, e);
+    transform *plain = NULL;
+    variant one = *v;
+    one.mu = MU_ONE;
+    float *mu = tpl_calloc((size_t)(model_cfg(l->m)->n_layers * v->g), sizeof *mu);
+    tpl_code rc = transform_build(l->m, &one, cal, NULL, &plain, e);
+    if (rc == TPL_OK)
+        rc = calibrate_fit_mu(l->m, &l->rows, FIT_ROWS, plain, mu, e);
+    if (rc == TPL_OK)
+        rc = transform_build(l->m, v, cal, mu, out, e);
+    transform_destroy(plain);
+    free(mu);
+    return rc;
+}
+
+tpl_code lab_run_open(lab *l, const variant *v, const team_options *o, lab_run *out, tpl_err *e)
+{
+    lab_run r = {0};
+    tpl_code rc;
+    TPL_TRY(variant_fit(v, model_cfg(l->m), o->tp, e));
+    if (variant_needs_transform(v)) {
+        TPL_GOTO(rc, build_transform(l, v, &r.transform, e), fail);
+        TPL_GOTO(rc, transform_fold(l->m, r.transform, o->compute == DT_BF16 ? DT_BF16 : DT_F32, &r.folded, e), fail);
+    }
+    TPL_GOTO(rc, team_create(l->m, r.folded, v, o, &r.team, e), fail);
+    *out = r;
+    return TPL_OK;
+fail:
+    lab_run_close(&r);
+    return rc;
+}
+
+void lab_run_close(lab_run *r)
+{
+    team_destroy(r->team);
+    folded_destroy(r->folded);
+    transform_destroy(r->transform);
+    *r = (lab_run){0};
+}

@@ -1,0 +1,307 @@
+#include "engine/session.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/session_impl.h"
+
+/* ---- life ---- */
+
+static int ceil_div(int64_t a, int64_t b)
+{
+    return (int)((a + b - 1) / b);
+}
+
+static void init_pages(session *s, int stream)
+{
+    const plan *p = team_plan(s->t, 0);
+    page_pool *pool = &s->pools[stream];
+    *pool = (page_pool){0};
+    if (!p->streams[stream].used)
+        return;
+    int mod = p->streams[stream].mod;
+    int64_t local_tok = ceil_div(s->o.max_tok, mod);
+    pool->mod = mod;
+    pool->max_pages = ceil_div(local_tok, PAGE_TOK);
+    /* Every sequence may leave a page partly filled. */
+    int64_t wanted = ceil_div(ceil_div(s->o.total_tok, mod), PAGE_TOK) + s->o.max_seqs, most = (int64_t)pool->max_pages * s->o.max_seqs;
+    pool->n_pages = (int32_t)(wanted < most ? wanted : most);
+    pool->table = tpl_calloc((size_t)s->o.max_seqs * (size_t)pool->max_pages, sizeof(int32_t));
+    pool->view = tpl_calloc((size_t)s->o.max_seqs * (size_t)pool->max_pages, sizeof(int32_t));
+    pool->free_pages = tpl_calloc((size_t)pool->n_pages, sizeof(int32_t));
+    for (int i = 0; i < pool->n_pages; i++)
+        pool->free_pages[i] = pool->n_pages - 1 - i;
+    pool->n_free = pool->n_pages;
+}
+
+static int64_t stream_bytes(const session *s, const plan *p, int stream)
+{
+    return (int64_t)s->pools[stream].n_pages * PAGE_TOK * p->streams[stream].width * (int64_t)dtype_bytes(team_opts(s->t)->kv);
+}
+
+/* The batch that needs the most scratch of every step. */
+static batch_view largest_batch(const session *s)
+{
+    int64_t tok = s->o.total_tok;
+    return (batch_view){.n_rows = s->o.max_rows, .n_seqs = s->o.max_seqs, .ctx_tok = tok, .visible_pairs = tok * s->o.max_rows};
+}
+
+static tpl_code size_scratch(session *s, session_rank *r, const team_rank *tr, tpl_err *e)
+{
+    batch_view largest = largest_batch(s);
+    bind_env env = r->env;
+    size_t most = 0;
+    env.batch = &largest;
+    env.rows = s->o.max_rows;
+    env.logit_rows = s->o.max_logits;
+    for (int phase = 0; phase < N_PHASES; phase++) {
+        for (int i = 0; i < tr->p->list[phase].n; i++) {
+            const plan_step *step = &tr->p->list[phase].steps[i];
+            if (step->is_comm || !step->active)
+                continue;
+            op_call call = step_bind(step, &env);
+            if (!kernel_find(team_opts(s->t)->backend, &call))
+                return tpl_fail(e, TPL_E_UNSUPPORTED, step->name, "no kernel of backend '%s' does %s at this shape", team_opts(s->t)->backend, op_name(call.kind));
+            size_t bytes = kernel_scratch_bytes(team_opts(s->t)->backend, &call);
+            most = bytes > most ? bytes : most;
+        }
+    }
+    TPL_TRY(dev_alloc(&r->scratch, most, "kernel scratch", e));
+    r->ctx = (kernel_ctx){.compute = team_opts(s->t)->compute, .scratch = r->scratch.data, .scratch_bytes = most};
+    return TPL_OK;
+}
+
+static tpl_code create_rank(session *s, int i, tpl_err *e)
+{
+    session_rank *r = &s->ranks[i];
+    const team_rank *tr = team_get_rank(s->t, i);
+    const plan *p = tr->p;
+    r->bufs = tpl_calloc((size_t)p->n_bufs, sizeof *r->bufs);
+    r->buf_mem = tpl_calloc((size_t)p->n_bufs, sizeof *r->buf_mem);
+    for (int b = 0; b < p->n_bufs; b++) {
+        int64_t rows = p->bufs[b].logit_rows ? s->o.max_logits : s->o.max_rows;
+        TPL_TRY(dev_alloc(&r->buf_mem[b], (size_t)(rows * p->bufs[b].cols) * sizeof(float), "activations", e));
+        r->bufs[b] = r->buf_mem[b].data;
+    }
+    for (int k = 0; k < KV_N_STREAMS; k++) {
+        int64_t layer = stream_bytes(s, p, k);
+        TPL_TRY(dev_alloc(&r->kv[k], (size_t)(layer * p->cfg.n_layers), "KV cache", e));
+        if (team_opts(s->t)->isolate)
+            dev_poison(r->kv[k].data, r->kv[k].bytes);
+        r->layer_bytes[k] = layer;
+        r->views[k] = (kv_view){.pages = r->kv[k].data, .dtype = team_opts(s->t)->kv, .width = p->streams[k].width, .page_tok = PAGE_TOK, .page_table = s->pools[k].view,
+                                .max_pages = s->pools[k].max_pages, .mod = p->streams[k].used ? p->streams[k].mod : 1, .rem = p->streams[k].rem};
+    }
+    r->env = (bind_env){.p = p, .act = DT_F32, .weights = tr->weights, .bufs = r->bufs, .batch = &s->view, .streams = r->views, .layer_bytes = r->layer_bytes,
+                        .rope_cos = team_rope_cos(s->t), .rope_sin = team_rope_sin(s->t), .alpha = team_alpha(s->t), .logit_index = s->logit_index};
+    return size_scratch(s, r, tr, e);
+}
+
+static tpl_code check_options(const session_options *o, const model_config *c, tpl_err *e)
+{
+    if (o->max_tok > c->max_pos)
+        return tpl_fail(e, TPL_E_INPUT, c->name, "context of %d tokens exceeds the model's max_position_embeddings %d", o->max_tok, c->max_pos);
+    if (o->max_seqs < 1 || o->max_tok < 1 || o->max_rows < 1 || o->max_logits < 1)
+        return tpl_fail(e, TPL_E_USAGE, "session", "sequences %d, tokens %d, rows %d, logits %d: all must be at least 1", o->max_seqs, o->max_tok, o->max_rows, o->max_logits);
+    return TPL_OK;
+}
+
+tpl_code session_create(team *t, const session_options *o, session **out, tpl_err *e)
+{
+    TPL_TRY(check_options(o, &team_plan(t, 0)->cfg, e));
+    session *s = tpl_calloc(1, sizeof *s);
+    s->t = t;
+    s->o = *o;
+    if (s->o.total_tok == 0)
+        s->o.total_tok = (int64_t)o->max_seqs * o->max_tok;
+    size_t rows = (size_t)o->max_rows;
+    s->seqs = tpl_calloc((size_t)o->max_seqs, sizeof *s->seqs);
+    s->row_token = tpl_calloc(rows, sizeof(int32_t));
+    s->row_seq = tpl_calloc(rows, sizeof(int32_t));
+    s->row_pos = tpl_calloc(rows, sizeof(int32_t));
+    s->row_mask = tpl_calloc(rows * (size_t)ceil_div(o->max_rows, 64), sizeof(uint64_t));
+    s->seq_row0 = tpl_calloc((size_t)o->max_seqs + 1, sizeof(int32_t));
+    s->seq_prefix = tpl_calloc((size_t)o->max_seqs, sizeof(int32_t));
+    s->batch_seqs = tpl_calloc((size_t)o->max_seqs, sizeof(int32_t));
+    s->logit_index = tpl_calloc((size_t)o->max_logits, sizeof(int32_t));
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        init_pages(s, k);
+    s->n_ranks = team_n_local(t);
+    s->ranks = tpl_calloc((size_t)s->n_ranks, sizeof *s->ranks);
+    tpl_code rc = TPL_OK;
+    for (int i = 0; i < s->n_ranks && rc == TPL_OK; i++)
+        rc = create_rank(s, i, e);
+    if (rc != TPL_OK) {
+        session_destroy(s);
+        return rc;
+    }
+    *out = s;
+    return TPL_OK;
+}
+
+void session_destroy(session *s)
+{
+    if (!s)
+        return;
+    for (int i = 0; i < s->n_ranks; i++) {
+        session_rank *r = &s->ranks[i];
+        for (int b = 0; r->buf_mem && b < team_plan(s->t, i)->n_bufs; b++)
+            dev_free(&r->buf_mem[b]);
+        for (int k = 0; k < KV_N_STREAMS; k++)
+            dev_free(&r->kv[k]);
+        dev_free(&r->scratch);
+        free(r->bufs);
+        free(r->buf_mem);
+    }
+    for (int k = 0; k < KV_N_STREAMS; k++) {
+        free(s->pools[k].table);
+        free(s->pools[k].view);
+        free(s->pools[k].free_pages);
+    }
+    free(s->ranks);
+    free(s->seqs);
+    free(s->row_token);
+    free(s->row_seq);
+    free(s->row_pos);
+    free(s->row_mask);
+    free(s->seq_row0);
+    free(s->seq_prefix);
+    free(s->batch_seqs);
+    free(s->logit_index);
+    free(s);
+}
+
+/* ---- pages ---- */
+
+static int pages_for(const page_pool *pool, int len)
+{
+    return ceil_div(ceil_div(len, pool->mod), PAGE_TOK);
+}
+
+/* Pages that sequence `seq` lacks to hold len tokens in a stream. */
+static int pages_lacking(const session *s, int stream, int seq, int len)
+{
+    int need = pages_for(&s->pools[stream], len), have = s->seqs[seq].n_pages[stream];
+    return need > have ? need - have : 0;
+}
+
+static void take_pages(session *s, int stream, int seq, int len)
+{
+    page_pool *pool = &s->pools[stream];
+    for (int n = pages_lacking(s, stream, seq, len); n > 0; n--)
+        pool->table[seq * pool->max_pages + s->seqs[seq].n_pages[stream]++] = pool->free_pages[--pool->n_free];
+}
+
+static void give_pages(session *s, int stream, int seq, int len)
+{
+    page_pool *pool = &s->pools[stream];
+    if (!pool->n_pages)
+        return;
+    for (int keep = pages_for(pool, len); s->seqs[seq].n_pages[stream] > keep;)
+        pool->free_pages[pool->n_free++] = pool->table[seq * pool->max_pages + --s->seqs[seq].n_pages[stream]];
+}
+
+int session_add_seq(session *s)
+{
+    for (int i = 0; i < s->o.max_seqs; i++) {
+        if (s->seqs[i].alive)
+            continue;
+        s->seqs[i] = (session_seq){.alive = true};
+        return i;
+    }
+    return -1;
+}
+
+void session_truncate(session *s, int seq, int len)
+{
+    session_seq *q = &s->seqs[seq];
+    assert(q->alive && len >= 0 && len <= q->len);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        give_pages(s, k, seq, len);
+    q->len = len;
+    q->decoding = q->decoding && len > 0;
+    if (len <= q->chain_len)
+        q->branched = false;
+}
+
+void session_drop_seq(session *s, int seq)
+{
+    session_truncate(s, seq, 0);
+    s->seqs[seq].alive = false;
+}
+
+int session_len(const session *s, int seq)
+{
+    return s->seqs[seq].len;
+}
+
+team *session_team(session *s)
+{
+    return s->t;
+}
+
+const session_options *session_opts(const session *s)
+{
+    return &s->o;
+}
+
+int64_t session_kv_bytes(const session *s, int local_rank, int stream)
+{
+    return (int64_t)s->ranks[local_rank].kv[stream].bytes;
+}
+
+int64_t session_kv_used_bytes(const session *s, int local_rank, int stream)
+{
+    const page_pool *pool = &s->pools[stream];
+    return pool->n_pages ? session_kv_bytes(s, local_rank, stream) / pool->n_pages * (pool->n_pages - pool->n_free) : 0;
+}
+
+void session_observe(session *s, step_observer o)
+{
+    s->observer = o;
+}
+
+const float *session_logits(const session *s, int i)
+{
+    const plan *p = team_plan(s->t, 0);
+    assert(i >= 0 && i < s->n_logits);
+    return (const float *)s->ranks[0].bufs[p->logits_buf] + (size_t)i * (size_t)p->cfg.vocab;
+}
+
+int session_n_logits(const session *s)
+{
+    return s->n_logits;
+}
+
+/* ---- shared with forward.c ---- */
+
+tpl_code session_reserve(session *s, plan_phase phase, int n_seqs, tpl_err *e)
+{
+    for (int k = 0; k < KV_N_STREAMS; k++) {
+        page_pool *pool = &s->pools[k];
+        if (!pool->n_pages || (k == KV_PREFILL && phase == PHASE_DECODE))
+            continue;
+        int lacking = 0;
+        for (int i = 0; i < n_seqs; i++)
+            lacking += pages_lacking(s, k, s->batch_seqs[i], s->seq_prefix[i] + s->seq_row0[i + 1] - s->seq_row0[i]);
+        if (lacking > pool->n_free)
+            return tpl_fail(e, TPL_E_MEMORY, "KV cache", "is full: %d more pages of %d tokens needed, %d of %d free", lacking, PAGE_TOK, pool->n_free, pool->n_pages);
+    }
+    for (int i = 0; i < n_seqs; i++) {
+        int seq = s->batch_seqs[i], len = s->seq_prefix[i] + s->seq_row0[i + 1] - s->seq_row0[i];
+        take_pages(s, KV_MAIN, seq, len);
+        if (s->pools[KV_PREFILL].n_pages && phase == PHASE_PREFILL)
+            take_pages(s, KV_PREFILL, seq, len);
+        if (phase == PHASE_DECODE) {
+            give_pages(s, KV_PREFILL, seq, 0);
+            s->seqs[seq].decoding = true;
+        }
+        for (int k = 0; k < KV_N_STREAMS; k++) {
+            const page_pool *pool = &s->pools[k];
+            if (pool->n_pages)
+                memcpy(pool->view + i * pool->max_pages, pool->table + seq * pool->max_pages, (size_t)s->seqs[seq].n_pages[k] * sizeof(int32_t));
+        }
+    }
+    return TPL_OK;
+}

@@ -1,0 +1,68 @@
+/* session.h - sequences and their KV cache on a team; one forward pass over a batch of rows.
+ * For:    everything that produces logits.
+ * Enter:  engine/, eval/, bench/, cli/, tests/.
+ * Owns:   session_create() owns caches, activations and scratch of all local ranks; it borrows the team.
+ * Fails:  TPL_E_MEMORY (cache full, machine too small), TPL_E_INPUT (token or context out of range), TPL_E_USAGE. A failed
+ *         session_forward() leaves every sequence as it was, unless a rank itself failed (TPL_E_DEVICE).
+ *
+ * A forward pass allocates nothing. Ranks of one process share page tables; token s of a sequence is slot s. */
+#ifndef TPL_ENGINE_SESSION_H
+#define TPL_ENGINE_SESSION_H
+
+#include "engine/team.h"
+
+typedef struct session session;
+
+typedef struct {
+    int32_t max_seqs;  /* sequences alive at once */
+    int32_t max_tok;   /* longest sequence, at most the model's max_position_embeddings */
+    int64_t total_tok; /* cached tokens over all sequences; 0: max_seqs * max_tok */
+    int32_t max_rows;  /* rows of one forward pass */
+    int32_t max_logits; /* rows of one forward pass whose logits are wanted */
+} session_options;
+
+tpl_code session_create(team *t, const session_options *o, session **out, tpl_err *e);
+void session_destroy(session *s);
+
+/* A new, empty sequence: its handle, or -1 if max_seqs are alive. */
+int session_add_seq(session *s);
+void session_drop_seq(session *s, int seq);
+int session_len(const session *s, int seq);
+/* Forgets all slots from len on. */
+void session_truncate(session *s, int seq, int len);
+
+/* parent: ROW_CHAIN, the sequence's previous row in this batch (or its last cached token); ROW_PREFIX, the last cached
+ * token; or the index in the batch of an earlier row of the same sequence. */
+enum { ROW_CHAIN = -1, ROW_PREFIX = -2 };
+
+typedef struct {
+    int32_t seq, token, parent;
+    bool want_logits;
+} batch_row;
+
+/* Runs n rows through the phase's list. Rows of a sequence must be adjacent. Afterwards a sequence is longer by its rows;
+ * one whose rows did not form a chain must be truncated to at most its old length before it is used again. A sequence that
+ * has begun to decode cannot prefill again where the variant prefills exactly over a cache that decode gives back. */
+tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, int n, tpl_err *e);
+
+/* Logits of the i-th row that wanted them, in row order; [vocab], until the next forward pass. */
+const float *session_logits(const session *s, int i);
+int session_n_logits(const session *s);
+
+team *session_team(session *s);
+const session_options *session_opts(const session *s);
+/* Bytes of KV pages that exist on a local rank, and of those that hold tokens now. */
+int64_t session_kv_bytes(const session *s, int local_rank, int stream);
+int64_t session_kv_used_bytes(const session *s, int local_rank, int stream);
+
+/* Called around every step on the rank's own thread: for traces, time splits, calibration taps. `call` is NULL for
+ * collectives; `out` is what the step wrote (in place steps: what they changed). Either function may be NULL. */
+typedef struct {
+    void (*begin)(void *user, int rank, const plan_step *step);
+    void (*end)(void *user, int rank, const plan_step *step, const op_call *call, mat out);
+    void *user;
+} step_observer;
+
+void session_observe(session *s, step_observer o);
+
+#endif

@@ -1,0 +1,60 @@
+/* team.h - the ranks that run a model together: each with its plan, its weight shards and its place in the collectives.
+ * For:    sessions run on a team; one team can serve several sessions, one after the other.
+ * Enter:  engine/, eval/, bench/, cli/, tests/.
+ * Owns:   team_create() owns ranks, threads and copied shards; it borrows the model and the folded weights.
+ * Fails:  TPL_E_USAGE (variant, tp), TPL_E_MEMORY, TPL_E_DEVICE (library check, ranks).
+ *
+ * Rank 0 runs on the caller's thread, the others on threads of their own, each with one OpenMP thread. */
+#ifndef TPL_ENGINE_TEAM_H
+#define TPL_ENGINE_TEAM_H
+
+#include "device/memory.h"
+#include "engine/bind.h"
+#include "engine/plan.h"
+#include "engine/transform.h"
+#include "kernels/kernels.h"
+
+typedef enum { RANKS_LOCAL, RANKS_SOLO } ranks_kind;
+
+const char *ranks_name(ranks_kind k);
+
+typedef struct {
+    int32_t tp;
+    ranks_kind ranks;
+    tpl_dtype compute, kv; /* DT_F32 or DT_BF16; DT_NONE: f32, and kv as compute */
+    const char *backend;   /* row of the kernels table: "cpu" (NULL) or "ref" */
+    bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
+    plan_options plan;
+} team_options;
+
+typedef struct team team;
+
+/* `folded` is needed where variant_needs_transform(), else NULL. */
+tpl_code team_create(const model *m, const folded *f, const variant *v, const team_options *o, team **out, tpl_err *e);
+void team_destroy(team *t);
+
+int team_n_local(const team *t); /* ranks in this process */
+const plan *team_plan(const team *t, int local_rank);
+const team_options *team_opts(const team *t);
+const model *team_model(const team *t);
+/* Bytes of weight shards this rank copied (isolate) or views (else). */
+int64_t team_weight_bytes(const team *t, int local_rank);
+
+/* ---- for engine/session.c ---- */
+
+typedef struct {
+    plan *p;
+    bound_weight *weights;
+    dev_buf *copies; /* [n_weights], empty where weights are views */
+    comm *comm;
+} team_rank;
+
+team_rank *team_get_rank(team *t, int local_rank);
+const float *team_rope_cos(const team *t);
+const float *team_rope_sin(const team *t);
+const float *const *team_alpha(const team *t); /* NULL without a transform */
+
+/* Calls fn(arg, local_rank) on every local rank's thread and waits; gives the first failing rank's error. */
+tpl_code team_run(team *t, tpl_code (*fn)(void *arg, int local_rank, tpl_err *e), void *arg, tpl_err *e);
+
+#endif
