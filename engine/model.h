@@ -15,6 +15,22 @@
 
 typedef enum { ATTN_MLA, ATTN_GQA } attn_kind;
 
+typedef enum { ROPE_PLAIN, ROPE_YARN, ROPE_LLAMA3, ROPE_OTHER } rope_scaling_kind;
+
+/* How positions are stretched, from rope_scaling or rope_parameters. Zero where the kind has no such number. */
+typedef struct {
+    rope_scaling_kind kind;
+    char type[24]; /* as config.json writes it: "yarn"; empty for ROPE_PLAIN */
+    double factor;
+    int32_t original_max_pos;
+    double beta_fast, beta_slow;
+    double mscale, mscale_all_dim, attention_factor; /* YaRN; 0: not given */
+    double low_freq_factor, high_freq_factor;        /* Llama 3 */
+} rope_scaling;
+
+/* Greedy; the best experts of the best groups; the same with a stored correction bias an expert (DeepSeek-V3). */
+typedef enum { MOE_GREEDY, MOE_GROUP_LIMITED_GREEDY, MOE_NOAUX_TC } moe_topk;
+
 /* Sizes and constants of a model, as config.json gives them; zero where a family has no such thing. */
 typedef struct {
     char name[64];         /* folder or shape name, for rows and messages */
@@ -32,6 +48,16 @@ typedef struct {
     tpl_dtype weight_dtype; /* of the projections, for byte counts */
     /* Mixture of experts; n_experts 0: every layer is dense. */
     int32_t n_experts, n_experts_per_tok, n_shared_experts, expert_ffn_dim, first_dense_layers, moe_layer_freq;
+    int32_t n_group, topk_group; /* expert groups, and how many of them a token may use */
+    moe_scoring scoring;
+    moe_topk topk;
+    bool norm_topk;
+    double routed_scaling;
+    /* Features a configuration may ask for; model_config_runnable() says which of them the forward pass lacks. */
+    rope_scaling rope;
+    bool qkv_bias, o_bias, mlp_bias; /* qkv_bias: q, k and v (GQA) or q_a and kv_a (MLA) */
+    int32_t sliding_window;          /* tokens; 0: not in use */
+    char quant_method[24];           /* quantization_config; empty: none */
 } model_config;
 
 /* Weight roles. Per layer unless marked (m): one a model. Shapes as stored, row-major [out, in]. */
@@ -77,21 +103,30 @@ tpl_code model_config_read(const char *path, model_config *out, tpl_err *e);
 /* Parses config.json bytes; `where` names them. */
 tpl_code model_config_parse(const char *data, size_t len, const char *where, model_config *out, tpl_err *e);
 
+/* TPL_E_UNSUPPORTED, naming the field and its value, if the forward pass lacks something the configuration asks for.
+ * model_open() asks; plans and counts do not need it. */
+tpl_code model_config_runnable(const model_config *c, tpl_err *e);
+/* Whether a layer's feed-forward is a mixture of experts. */
+bool model_layer_is_moe(const model_config *c, int layer);
+
 const model_config *model_cfg(const model *m);
 const char *model_dir(const model *m);
 
 /* A weight as stored; vectors have rows 1. data is NULL if the model has no such weight. layer is ignored for (m) roles. */
 mat model_weight(const model *m, weight_role r, int layer);
 
-/* Reads every weight once and fails with the tensor's name and position at the first NaN or infinity. */
+/* Reads every weight once and fails with the tensor's name and position at the first NaN or infinity.
+ * TPL_E_INTERRUPTED after a signal. */
 tpl_code model_check_finite(const model *m, tpl_err *e);
 
-/* SHA-256 over the weight files in name order and config.json; computed once, then remembered. */
+/* SHA-256 over the bytes of the weight files in name order, then config.json, read from the files; computed once, then
+ * remembered. One file: cat model.safetensors config.json | sha256sum. */
 tpl_code model_sha256(model *m, sha256_hex *out, tpl_err *e);
 
 /* Total bytes and count of weight tensors in the files, for `info`. */
 int64_t model_file_bytes(const model *m);
 int32_t model_tensor_count(const model *m);
+/* Stored numbers of the configuration's layers: all experts, biases and norms; no multi-token-prediction layers. */
 int64_t model_param_count(const model_config *c);
 
 /* Takes the mapped weights away (PROT_NONE), so that a read of a weight which no rank copied ends the program: the shard
