@@ -12,9 +12,9 @@
 #include "datasets/tasks.h"
 #include "datasets/text.h"
 #include "datasets/unicode.h"
+#include "tests/vectors.h"
 
 #define WORLDLET SOURCE_ROOT "/datasets/worldlet"
-#define VECTORS SOURCE_ROOT "/tests/data/metric-vectors.jsonl"
 
 static arena keep;
 static tpl_err err;
@@ -217,26 +217,6 @@ Test(tasks, only_the_fixture_cuts_trailing_blanks)
 
 /* ---- vectors of lm-evaluation-harness ---- */
 
-/* Calls f for each vector of this metric; gives how many there were. */
-static int each_vector(const char *metric, void (*f)(const json_t *v))
-{
-    char *data, *line, *save;
-    size_t len;
-    int n = 0;
-    cr_assert(text_read_file(VECTORS, &data, &len, &err) == TPL_OK);
-    for (line = strtok_r(data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        json_t *v;
-        cr_assert(json_load_bytes(line, strlen(line), "vectors", &v, &err) == TPL_OK);
-        if (strcmp(json_string_value(json_object_get(v, "metric")), metric) == 0) {
-            f(v);
-            n++;
-        }
-        json_decref(v);
-    }
-    free(data);
-    return n;
-}
-
 static void check_clean(const json_t *v)
 {
     const char *s = json_string_value(json_object_get(v, "prediction"));
@@ -245,7 +225,7 @@ static void check_clean(const json_t *v)
 
 Test(tasks, hellaswag_clean_up_matches_upstream)
 {
-    cr_expect(eq(int, each_vector("hellaswag_preprocess", check_clean), 6));
+    cr_expect(eq(int, vectors_each("metric-vectors.jsonl", "hellaswag_preprocess", check_clean), 6));
 }
 
 static ds_mc_item *parse_document(const json_t *doc, const char *task)
@@ -270,7 +250,7 @@ static void check_query(const json_t *v)
 
 Test(tasks, hellaswag_queries_match_upstream)
 {
-    cr_expect(eq(int, each_vector("hellaswag_query", check_query), 4));
+    cr_expect(eq(int, vectors_each("metric-vectors.jsonl", "hellaswag_query", check_query), 4));
 }
 
 static void check_requests(const json_t *v)
@@ -290,8 +270,8 @@ static void check_requests(const json_t *v)
 
 Test(tasks, zero_shot_requests_match_upstream)
 {
-    cr_expect(eq(int, each_vector("prompt_requests", check_requests), 5));
-    cr_expect(eq(int, each_vector("winogrande_requests", check_requests), 2));
+    cr_expect(eq(int, vectors_each("metric-vectors.jsonl", "prompt_requests", check_requests), 5));
+    cr_expect(eq(int, vectors_each("metric-vectors.jsonl", "winogrande_requests", check_requests), 2));
 }
 
 Test(tasks, lm_eval_measures_the_untrimmed_choice)
