@@ -1,0 +1,493 @@
+#include "bench/measure.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "results/real_text.h"
+
+enum { WARM_WINDOW = 3, WARM_MAX_RUNS = 200, MIN_BLOCK = 5, MIN_BLOCKS = 6 };
+
+/* Warm-up ends when two neighbouring windows agree within this share, or after this share of the timeout. */
+static const double warm_change = 0.02, warm_time_share = 0.25;
+/* Hot samples take batches of at least this long, so that reading the clock (some 0.05 us) is below 0.5% of them. */
+static const double hot_batch_us = 20;
+/* More discarded samples than this share: throttled. */
+static const double discarded_share = 0.25;
+
+/* ---- clocks ---- */
+
+static int64_t real_now_ns(void *self)
+{
+    return clock_ns();
+}
+
+static double real_mhz(void *self)
+{
+    char *text = NULL;
+    size_t len;
+    double khz;
+    if (text_read_file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", &text, &len, NULL) != TPL_OK)
+        return NAN;
+    khz = strtod(text, NULL);
+    free(text);
+    return khz > 0 ? khz / 1000 : NAN;
+}
+
+bench_clock bench_real_clock(void)
+{
+    bool readable = text_is_file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq");
+    return (bench_clock){real_now_ns, readable ? real_mhz : NULL, NULL};
+}
+
+/* ---- state ---- */
+
+typedef struct {
+    const bench_target *t;
+    measure_result *r;
+    bool prepared, dead; /* dead: its status is final, it takes no more turns */
+    bool warm_cache;
+    double *turn_us, *turn_mhz; /* [block] this turn's samples */
+    int32_t hot_batch;
+} side;
+
+typedef struct {
+    measure_options o;
+    bench_clock clock;
+    side *sides;
+    int n;
+    int32_t block;   /* samples a turn */
+    double best_mhz; /* the fastest clock seen */
+    int64_t begin_ns;
+    int32_t rounds, max_rounds;
+} loop;
+
+static measure_options with_defaults(measure_options o)
+{
+    assert(o.block == 0 || o.block >= MIN_BLOCK);
+    o.min_samples = o.min_samples ? o.min_samples : 20;
+    o.max_samples = o.max_samples ? o.max_samples : 400;
+    o.hot_samples = o.hot_samples ? o.hot_samples : 20;
+    o.stop_ci_frac = o.stop_ci_frac > 0 ? o.stop_ci_frac : 0.005;
+    o.noisy_ci_frac = o.noisy_ci_frac > 0 ? o.noisy_ci_frac : 0.05;
+    o.timeout_s = o.timeout_s > 0 ? o.timeout_s : 2;
+    o.throttle_frac = o.throttle_frac > 0 ? o.throttle_frac : 0.95;
+    if (o.block > 0 && o.min_samples < MIN_BLOCKS * o.block)
+        o.min_samples = MIN_BLOCKS * o.block;
+    if (o.max_samples < o.min_samples)
+        o.max_samples = o.min_samples;
+    return o;
+}
+
+static void loop_init(loop *l, const bench_target *targets, int n, const measure_options *o, measure_result *results)
+{
+    *l = (loop){.o = with_defaults(*o), .n = n, .sides = tpl_calloc((size_t)n, sizeof(side))};
+    l->clock = o->clock ? *o->clock : bench_real_clock();
+    l->block = l->o.block > 0 ? l->o.block : 1;
+    l->max_rounds = 2 * l->o.max_samples;
+    int32_t hot = l->o.hot_samples > 0 ? l->o.hot_samples : 0, most = l->max_rounds + l->block;
+    for (int i = 0; i < n; i++) {
+        results[i] = (measure_result){.status = RS_OK, .stop_reason = "", .clock_mhz = NAN};
+        results[i].all = tpl_calloc((size_t)(most + hot), sizeof(bench_sample));
+        results[i].cold_us = tpl_calloc((size_t)most, sizeof(double));
+        results[i].hot_us = tpl_calloc((size_t)hot + 1, sizeof(double));
+        l->sides[i] = (side){.t = &targets[i], .r = &results[i], .hot_batch = 1};
+        l->sides[i].turn_us = tpl_calloc((size_t)l->block, sizeof(double));
+        l->sides[i].turn_mhz = tpl_calloc((size_t)l->block, sizeof(double));
+    }
+}
+
+static void side_release(side *s)
+{
+    if (s->prepared && s->t->release)
+        s->t->release(s->t->self);
+    s->prepared = false;
+}
+
+static void loop_fini(loop *l)
+{
+    for (int i = 0; i < l->n; i++) {
+        side_release(&l->sides[i]);
+        free(l->sides[i].turn_us);
+        free(l->sides[i].turn_mhz);
+    }
+    free(l->sides);
+}
+
+void measure_result_fini(measure_result *r)
+{
+    free(r->all);
+    free(r->cold_us);
+    free(r->hot_us);
+    r->all = NULL;
+    r->cold_us = r->hot_us = NULL;
+    r->n_all = r->n_cold = r->n_hot = 0;
+}
+
+/* ---- one target's calls ---- */
+
+static void __attribute__((format(printf, 3, 4))) set_status(side *s, rs_status status, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    s->r->status = status;
+    vsnprintf(s->r->reason, sizeof s->r->reason, fmt, ap);
+    va_end(ap);
+}
+
+/* A failure that ends one target only becomes its status; others go on. */
+static tpl_code absorb(side *s, tpl_code rc, tpl_err *e)
+{
+    if (rc != TPL_E_UNSUPPORTED && rc != TPL_E_MEMORY)
+        return rc;
+    set_status(s, rc == TPL_E_MEMORY ? RS_OUT_OF_MEMORY : RS_UNSUPPORTED, "%.90s: %.150s", e->where, e->what);
+    side_release(s);
+    s->dead = true;
+    return TPL_OK;
+}
+
+static tpl_code side_prepare(side *s, tpl_err *e)
+{
+    if (s->prepared || s->dead)
+        return TPL_OK;
+    s->prepared = true;
+    return s->t->prepare ? absorb(s, s->t->prepare(s->t->self, e), e) : TPL_OK;
+}
+
+static tpl_code side_verify(side *s, tpl_err *e)
+{
+    int64_t wrong = 0;
+    if (s->dead || !s->t->verify)
+        return TPL_OK;
+    TPL_TRY(absorb(s, s->t->verify(s->t->self, &wrong, e), e));
+    if (wrong > s->r->n_wrong)
+        s->r->n_wrong = wrong;
+    return TPL_OK;
+}
+
+/* Time of `runs` runs in a row, in us a unit. Nothing but the runs lies between the two readings. */
+static tpl_code time_runs(loop *l, side *s, int32_t runs, double *us, tpl_err *e)
+{
+    const bench_target *t = s->t;
+    tpl_code rc = TPL_OK;
+    int64_t begin = l->clock.now_ns(l->clock.self);
+    for (int32_t i = 0; i < runs && rc == TPL_OK; i++)
+        rc = t->run(t->self, e);
+    int64_t end = l->clock.now_ns(l->clock.self);
+    *us = (double)(end - begin) * 1e-3 / runs / (t->units > 0 ? t->units : 1);
+    return rc;
+}
+
+static tpl_code reset(const side *s, tpl_err *e)
+{
+    return s->t->reset ? s->t->reset(s->t->self, e) : TPL_OK;
+}
+
+/* ---- warm up ---- */
+
+static bool is_stationary(const double *us, int n)
+{
+    if (n < 2 * WARM_WINDOW)
+        return false;
+    double before = bstat_median(us + n - 2 * WARM_WINDOW, WARM_WINDOW), now = bstat_median(us + n - WARM_WINDOW, WARM_WINDOW);
+    return fabs(now - before) <= warm_change * before;
+}
+
+static void note_clock(loop *l, double mhz)
+{
+    if (mhz > l->best_mhz)
+        l->best_mhz = mhz;
+}
+
+static double read_mhz(loop *l)
+{
+    double mhz = l->clock.mhz ? l->clock.mhz(l->clock.self) : NAN;
+    note_clock(l, mhz);
+    return mhz;
+}
+
+static tpl_code warm_up(loop *l, side *s, tpl_err *e)
+{
+    double us[WARM_MAX_RUNS];
+    int64_t begin = l->clock.now_ns(l->clock.self);
+    for (int n = 0; n < WARM_MAX_RUNS && !is_stationary(us, n) && !s->dead; n++) {
+        if (interrupt_seen())
+            return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
+        TPL_TRY(reset(s, e));
+        TPL_TRY(absorb(s, time_runs(l, s, 1, &us[n], e), e));
+        read_mhz(l);
+        double spent = (double)(l->clock.now_ns(l->clock.self) - begin) * 1e-9;
+        if (spent > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
+            break;
+    }
+    return TPL_OK;
+}
+
+/* ---- cold samples ---- */
+
+static tpl_code take_turn(loop *l, side *s, tpl_err *e)
+{
+    for (int32_t i = 0; i < l->block && !s->dead; i++) {
+        TPL_TRY(reset(s, e));
+        if (s->t->make_cold && !s->t->make_cold(s->t->self))
+            s->warm_cache = true;
+        TPL_TRY(absorb(s, time_runs(l, s, 1, &s->turn_us[i], e), e));
+        s->turn_mhz[i] = read_mhz(l);
+    }
+    return TPL_OK;
+}
+
+static bool is_throttled(const loop *l, double mhz)
+{
+    return mhz < l->o.throttle_frac * l->best_mhz;
+}
+
+/* Keeps the i-th samples of all sides, or none of them. */
+static void keep_samples(loop *l, int32_t i)
+{
+    bool keep = true;
+    for (int k = 0; k < l->n; k++)
+        keep = keep && (l->sides[k].dead || !is_throttled(l, l->sides[k].turn_mhz[i]));
+    for (int k = 0; k < l->n; k++) {
+        side *s = &l->sides[k];
+        if (s->dead)
+            continue;
+        s->r->all[s->r->n_all++] = (bench_sample){s->turn_us[i], s->turn_mhz[i], false, keep};
+        if (keep)
+            s->r->cold_us[s->r->n_cold++] = s->turn_us[i];
+        else
+            s->r->n_discarded++;
+    }
+}
+
+static tpl_code take_round(loop *l, tpl_err *e)
+{
+    for (int k = 0; k < l->n; k++) {
+        side *s = &l->sides[k];
+        if (s->dead)
+            continue;
+        if (l->o.block > 0) {
+            TPL_TRY(side_prepare(s, e));
+            TPL_TRY(warm_up(l, s, e));
+        }
+        TPL_TRY(take_turn(l, s, e));
+        if (l->o.block > 0)
+            side_release(s);
+    }
+    for (int32_t i = 0; i < l->block; i++)
+        keep_samples(l, i);
+    l->rounds += l->block;
+    return TPL_OK;
+}
+
+static int n_alive(const loop *l)
+{
+    int n = 0;
+    for (int k = 0; k < l->n; k++)
+        n += !l->sides[k].dead;
+    return n;
+}
+
+static bool all_settled(const loop *l)
+{
+    for (int k = 0; k < l->n; k++) {
+        const side *s = &l->sides[k];
+        if (!s->dead && !(bstat_summarise(s->r->cold_us, (size_t)s->r->n_cold).ci_frac <= l->o.stop_ci_frac))
+            return false;
+    }
+    return true;
+}
+
+static int32_t n_kept(const loop *l)
+{
+    for (int k = 0; k < l->n; k++)
+        if (!l->sides[k].dead)
+            return l->sides[k].r->n_cold;
+    return 0;
+}
+
+/* NULL while sampling goes on. The spread is looked at ever more seldom, as it changes ever more slowly. */
+static const char *stop_reason(const loop *l, int32_t *next_look)
+{
+    int32_t kept = n_kept(l);
+    if (kept >= l->o.min_samples && kept >= *next_look) {
+        *next_look = kept + (kept / 8 > 5 ? kept / 8 : 5);
+        if (all_settled(l))
+            return "noise";
+    }
+    if (kept >= l->o.max_samples || l->rounds >= l->max_rounds)
+        return "count";
+    double spent = (double)(l->clock.now_ns(l->clock.self) - l->begin_ns) * 1e-9;
+    return spent > l->o.timeout_s * n_alive(l) ? "timeout" : NULL;
+}
+
+static tpl_code sample_cold(loop *l, tpl_err *e)
+{
+    const char *why = NULL;
+    int32_t next_look = 0;
+    l->begin_ns = l->clock.now_ns(l->clock.self);
+    while (!why && n_alive(l) > 0) {
+        if (interrupt_seen())
+            return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
+        TPL_TRY(take_round(l, e));
+        why = stop_reason(l, &next_look);
+    }
+    for (int k = 0; k < l->n; k++)
+        if (!l->sides[k].dead)
+            l->sides[k].r->stop_reason = why;
+    return TPL_OK;
+}
+
+/* ---- hot samples ---- */
+
+static void size_hot_batch(side *s, double us)
+{
+    double units = s->t->units > 0 ? s->t->units : 1, runs = us > 0 ? ceil(hot_batch_us / (us * units)) : 1000;
+    s->hot_batch = runs < 1 ? 1 : runs < 1000 ? (int32_t)runs : 1000;
+}
+
+static tpl_code take_hot(loop *l, side *s, tpl_err *e)
+{
+    double us = 0, mhz;
+    /* A reset may touch other memory; the run after it, which is not kept, brings the operands back. */
+    TPL_TRY(reset(s, e));
+    TPL_TRY(absorb(s, time_runs(l, s, 1, &us, e), e));
+    if (s->dead)
+        return TPL_OK;
+    bool resets = s->t->reset != NULL;
+    if (resets)
+        TPL_TRY(reset(s, e));
+    else if (s->r->n_hot == 0)
+        size_hot_batch(s, us);
+    TPL_TRY(absorb(s, time_runs(l, s, s->hot_batch, &us, e), e));
+    if (s->dead)
+        return TPL_OK;
+    mhz = read_mhz(l);
+    bool keep = !is_throttled(l, mhz);
+    s->r->all[s->r->n_all++] = (bench_sample){us, mhz, true, keep};
+    if (keep)
+        s->r->hot_us[s->r->n_hot++] = us;
+    return TPL_OK;
+}
+
+/* Hot samples take half of the time that cold ones may, and take turns like them, except that in blocks a side takes all
+ * of its hot samples at once. */
+static tpl_code sample_hot(loop *l, tpl_err *e)
+{
+    int outer = l->o.block > 0 ? 1 : l->o.hot_samples, inner = l->o.block > 0 ? l->o.hot_samples : 1;
+    int64_t begin = l->clock.now_ns(l->clock.self);
+    for (int i = 0; i < outer; i++)
+        for (int k = 0; k < l->n; k++) {
+            side *s = &l->sides[k];
+            TPL_TRY(side_prepare(s, e));
+            for (int j = 0; j < inner && !s->dead; j++) {
+                if (interrupt_seen())
+                    return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
+                double spent = (double)(l->clock.now_ns(l->clock.self) - begin) * 1e-9;
+                if (s->r->n_hot > 0 && spent > l->o.timeout_s * l->n / 2)
+                    break;
+                TPL_TRY(take_hot(l, s, e));
+            }
+            if (l->o.block > 0)
+                side_release(s);
+        }
+    return TPL_OK;
+}
+
+/* ---- the whole ---- */
+
+static tpl_code verify_all(loop *l, tpl_err *e)
+{
+    for (int k = 0; k < l->n; k++) {
+        side *s = &l->sides[k];
+        if (interrupt_seen())
+            return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
+        TPL_TRY(side_prepare(s, e));
+        TPL_TRY(side_verify(s, e));
+        if (l->o.block > 0)
+            side_release(s);
+    }
+    return TPL_OK;
+}
+
+static void judge(const loop *l, side *s)
+{
+    measure_result *r = s->r;
+    if (s->dead)
+        return;
+    if (r->n_wrong > 0)
+        set_status(s, RS_WRONG_ANSWER, "%lld output elements differ from the reference", (long long)r->n_wrong);
+    else if (s->warm_cache)
+        set_status(s, RS_WARM_CACHE, "operands could not be taken out of the caches");
+    else if (r->n_discarded > discarded_share * (r->n_cold + r->n_discarded))
+        set_status(s, RS_THROTTLED, "clock below %g of %.0f MHz in %d of %d samples", l->o.throttle_frac, l->best_mhz,
+                   r->n_discarded, r->n_cold + r->n_discarded);
+    else if (r->n_cold < 6)
+        set_status(s, RS_TOO_NOISY, "%d samples before the %s of %g s, expected at least 6", r->n_cold, r->stop_reason,
+                   l->o.timeout_s);
+    else if (r->cold.ci_frac > l->o.noisy_ci_frac)
+        set_status(s, RS_TOO_NOISY, "median known to +-%.1f%% when the %s ended sampling, expected +-%.1f%%",
+                   100 * r->cold.ci_frac, r->stop_reason, 100 * l->o.noisy_ci_frac);
+}
+
+static void summarise(side *s)
+{
+    measure_result *r = s->r;
+    double *mhz = tpl_malloc(((size_t)r->n_all + 1) * sizeof *mhz);
+    size_t n = 0;
+    for (int32_t i = 0; i < r->n_all; i++)
+        if (r->all[i].kept && !isnan(r->all[i].mhz))
+            mhz[n++] = r->all[i].mhz;
+    r->clock_mhz = bstat_median(mhz, n);
+    r->cold = bstat_summarise(r->cold_us, (size_t)r->n_cold);
+    r->hot = bstat_summarise(r->hot_us, (size_t)r->n_hot);
+    free(mhz);
+}
+
+static tpl_code run_phases(loop *l, tpl_err *e)
+{
+    TPL_TRY(verify_all(l, e));
+    for (int k = 0; k < l->n && l->o.block == 0; k++)
+        TPL_TRY(warm_up(l, &l->sides[k], e));
+    TPL_TRY(sample_cold(l, e));
+    if (l->o.hot_samples > 0)
+        TPL_TRY(sample_hot(l, e));
+    return verify_all(l, e);
+}
+
+tpl_code measure_run(const bench_target *targets, int n, const measure_options *o, measure_result *results, tpl_err *e)
+{
+    tpl_err own = {0};
+    loop l;
+    loop_init(&l, targets, n, o, results);
+    tpl_code rc = run_phases(&l, e ? e : &own);
+    for (int k = 0; k < n; k++) {
+        summarise(&l.sides[k]);
+        judge(&l, &l.sides[k]);
+    }
+    loop_fini(&l);
+    return rc;
+}
+
+/* ---- samples as a file ---- */
+
+tpl_code measure_write_samples(FILE *f, const char *cell_id, const measure_result *r, tpl_err *e)
+{
+    if (ftell(f) == 0)
+        fputs("cell_id,mode,index,time_us,clock_mhz,kept\n", f);
+    for (int32_t i = 0; i < r->n_all; i++) {
+        const bench_sample *s = &r->all[i];
+        fprintf(f, "%s,%s,%d,%s,%s,%d\n", cell_id, s->hot ? "hot" : "cold", i, real_to_text(s->us).s,
+                isnan(s->mhz) ? "" : real_to_text(s->mhz).s, s->kept);
+    }
+    if (fflush(f) != 0)
+        return tpl_fail(e, TPL_E_IO, "samples", "cannot write: %s", strerror(errno));
+    return TPL_OK;
+}
