@@ -151,7 +151,7 @@ bool text_parse_i64(const char *s, int64_t *out)
         return false;
     int64_t unit = *end == 'K' ? 1 << 10 : *end == 'M' ? 1 << 20 : 1;
     end += unit != 1;
-    if (*end || llabs(v) > INT64_MAX / unit)
+    if (*end || v > INT64_MAX / unit || v < -(INT64_MAX / unit))
         return false;
     *out = v * unit;
     return true;

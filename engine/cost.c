@@ -11,7 +11,7 @@ batch_shape batch_shape_uniform(int64_t n_seqs, int64_t prefix, int64_t rows)
 static tpl_dtype weight_type(const plan *p, int w, plan_types t)
 {
     int source = p->weights[w].source;
-    bool folded = variant_needs_transform(&p->v) && (source == W_KV_A || source == W_UK || source == W_UV);
+    bool folded = variant_needs_transform(&p->v) && (source == W_KV_A || source == W_UK || source == W_UK_WHOLE || source == W_UV);
     if (folded && t.folded != DT_NONE)
         return t.folded;
     return t.weight == DT_NONE ? p->cfg.weight_dtype : t.weight;

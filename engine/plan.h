@@ -24,6 +24,7 @@ const char *phase_name(plan_phase p);
 /* Where a weight comes from: a role of the checkpoint, or something derived from it. */
 enum {
     W_UK = W_N_ROLES, /* per head [nope, latent columns]: kv_b's key half, folded if the variant has a transform */
+    W_UK_WHOLE,       /* the same for exact scores over the whole latent: without a slice's score scale */
     W_UV,             /* per head [v_dim, latent columns]: kv_b's value half */
     /* Mixture of experts: per layer; the expert matrices per expert ("head"). */
     W_ROUTER,      /* [n_experts, dim] */

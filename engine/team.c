@@ -50,15 +50,15 @@ static const void *at(const void *data, tpl_dtype t, int64_t elements)
     return (const char *)data + elements * (int64_t)dtype_bytes(t);
 }
 
-/* The logical per-head matrices of W_UK and W_UV: folded, or halves of kv_b as stored. */
+/* The logical per-head matrices of W_UK, W_UK_WHOLE and W_UV: folded, or halves of kv_b as stored. */
 static head_mat logical_heads(const team *t, int source, int layer)
 {
     if (t->f)
-        return source == W_UK ? folded_uk(t->f, layer) : folded_uv(t->f, layer);
+        return source == W_UK ? folded_uk(t->f, layer) : source == W_UK_WHOLE ? folded_uk_whole(t->f, layer) : folded_uv(t->f, layer);
     const model_config *c = model_cfg(t->m);
     mat w = model_weight(t->m, W_KV_B, layer);
-    int64_t head_rows = c->nope_dim + c->v_dim, row0 = source == W_UK ? 0 : c->nope_dim;
-    return (head_mat){.data = at(w.data, w.dtype, row0 * w.stride), .dtype = w.dtype, .heads = c->n_heads, .rows = source == W_UK ? c->nope_dim : c->v_dim,
+    int64_t head_rows = c->nope_dim + c->v_dim, row0 = source == W_UV ? c->nope_dim : 0;
+    return (head_mat){.data = at(w.data, w.dtype, row0 * w.stride), .dtype = w.dtype, .heads = c->n_heads, .rows = source == W_UV ? c->v_dim : c->nope_dim,
                       .cols = c->kv_lora_rank, .row_stride = w.stride, .head_stride = head_rows * w.stride};
 }
 

@@ -304,7 +304,7 @@ void transform_destroy(transform *t)
 struct folded {
     model_config cfg;
     tpl_dtype dtype;
-    void **kv_a, **uk, **uv; /* [n_layers] */
+    void **kv_a, **uk, **uk_whole, **uv; /* [n_layers]; uk_whole may be uk */
     const float **alpha;     /* [n_layers], each owned, [g] */
 };
 
@@ -358,7 +358,7 @@ tpl_code transform_fold(const model *m, const transform *t, tpl_dtype dtype, fol
     const model_config *c = model_cfg(m);
     size_t size = dtype_bytes(dtype), r = (size_t)c->kv_lora_rank, n = (size_t)c->n_layers;
     folded *f = tpl_calloc(1, sizeof *f);
-    *f = (folded){.cfg = *c, .dtype = dtype, .kv_a = tpl_calloc(n, sizeof(void *)), .uk = tpl_calloc(n, sizeof(void *)), .uv = tpl_calloc(n, sizeof(void *))};
+    *f = (folded){.cfg = *c, .dtype = dtype, .kv_a = tpl_calloc(n, sizeof(void *)), .uk = tpl_calloc(n, sizeof(void *)), .uk_whole = tpl_calloc(n, sizeof(void *)), .uv = tpl_calloc(n, sizeof(void *))};
     f->alpha = tpl_calloc(n, sizeof *f->alpha);
     for (int l = 0; l < c->n_layers; l++) {
         const transform_layer *tl = &t->layers[l];
@@ -367,6 +367,11 @@ tpl_code transform_fold(const model *m, const transform *t, tpl_dtype dtype, fol
         f->uv[l] = tpl_malloc(size * (size_t)c->n_heads * (size_t)c->v_dim * r);
         fold_kv_a(m, l, tl->store, dtype, f->kv_a[l]);
         fold_heads(m, l, false, tl->score, dtype, f->uk[l]);
+        f->uk_whole[l] = f->uk[l];
+        if (memcmp(tl->score, tl->value, sizeof(double) * r * r) != 0) {
+            f->uk_whole[l] = tpl_malloc(size * (size_t)c->n_heads * (size_t)c->nope_dim * r);
+            fold_heads(m, l, false, tl->value, dtype, f->uk_whole[l]);
+        }
         fold_heads(m, l, true, tl->value, dtype, f->uv[l]);
         float *alpha = tpl_malloc(sizeof *alpha * (size_t)t->g);
         memcpy(alpha, tl->alpha, sizeof *alpha * (size_t)t->g);
@@ -382,12 +387,15 @@ void folded_destroy(folded *f)
         return;
     for (int l = 0; l < f->cfg.n_layers; l++) {
         free(f->kv_a[l]);
+        if (f->uk_whole[l] != f->uk[l])
+            free(f->uk_whole[l]);
         free(f->uk[l]);
         free(f->uv[l]);
         free((void *)f->alpha[l]);
     }
     free(f->kv_a);
     free(f->uk);
+    free(f->uk_whole);
     free(f->uv);
     free(f->alpha);
     free(f);
@@ -407,6 +415,11 @@ static head_mat head_view(const folded *f, const void *data, int rows)
 head_mat folded_uk(const folded *f, int layer)
 {
     return head_view(f, f->uk[layer], f->cfg.nope_dim);
+}
+
+head_mat folded_uk_whole(const folded *f, int layer)
+{
+    return head_view(f, f->uk_whole[layer], f->cfg.nope_dim);
 }
 
 head_mat folded_uv(const folded *f, int layer)

@@ -60,6 +60,9 @@ tpl_code transform_fold(const model *m, const transform *t, tpl_dtype dtype, fol
 void folded_destroy(folded *f);
 mat folded_kv_a(const folded *f, int layer);      /* [r + rope, dim]: U^T W_DKV over the unchanged key part */
 head_mat folded_uk(const folded *f, int layer);   /* [nope, r] a head: W_UK diag(gamma) [A_0 A_1 ...] */
+/* For exact scores over all slices together: W_UK diag(gamma) [V_0 V_1 ...], as V = B^-1. The same memory as folded_uk()
+ * where no slice has a score scale of its own. */
+head_mat folded_uk_whole(const folded *f, int layer);
 head_mat folded_uv(const folded *f, int layer);   /* [v_dim, r] a head: W_UV diag(gamma) [V_0 V_1 ...] */
 const float *const *folded_alpha(const folded *f); /* [n_layers] each [g] */
 

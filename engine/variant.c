@@ -178,6 +178,33 @@ void variant_format(const variant *v, char text[VARIANT_TEXT])
         snprintf(text, VARIANT_TEXT, "%s", kinds[v->kind].name);
 }
 
+static void add_word(char text[VARIANT_TEXT], int key, int word, int usual)
+{
+    size_t n = strlen(text);
+    if (word != usual)
+        snprintf(text + n, VARIANT_TEXT - n, ":%s=%s", tpla_keys[key].key, tpla_keys[key].words[word]);
+}
+
+void variant_format_short(const variant *v, char text[VARIANT_TEXT])
+{
+    variant usual = defaults(v->kind);
+    if (v->kind == VAR_GLA && v->mu == usual.mu)
+        snprintf(text, VARIANT_TEXT, "gla:g=%d", v->g);
+    else if (v->kind != VAR_TPLA)
+        variant_format(v, text);
+    if (v->kind != VAR_TPLA)
+        return;
+    snprintf(text, VARIANT_TEXT, "tpla:g=%d:u=%s", v->g, tpla_keys[KEY_U].words[v->u]);
+    add_word(text, KEY_SLICE, v->slice, usual.slice);
+    add_word(text, KEY_PD, v->pd, usual.pd);
+    add_word(text, KEY_ALPHA, v->alpha, usual.alpha);
+    add_word(text, KEY_MU, v->mu, usual.mu);
+    add_word(text, KEY_PROJ, v->proj, usual.proj);
+    size_t n = strlen(text);
+    if (v->u == U_HADAMARD && v->seed != HADAMARD_SEED)
+        snprintf(text + n, VARIANT_TEXT - n, ":seed=%d", v->seed);
+}
+
 /* ---- what fits ---- */
 
 /* "4 does not divide 6; 1, 2, 3, 6 would": the divisors of n, for messages. */

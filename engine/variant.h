@@ -42,6 +42,9 @@ tpl_code variant_parse(const char *text, variant *out, tpl_err *e);
 /* The canonical form: all keys, fixed order, defaults filled in. Parsing it gives the same variant. */
 void variant_format(const variant *v, char text[VARIANT_TEXT]);
 
+/* The same without keys that have their default, for tables: "tpla:g=2:u=hadamard". Parses to the same variant. */
+void variant_format_short(const variant *v, char text[VARIANT_TEXT]);
+
 /* Whether a model can run the variant over tp ranks: attention kind, heads, latent width, feed-forward and group counts. */
 tpl_code variant_fit(const variant *v, const model_config *c, int tp, tpl_err *e);
 

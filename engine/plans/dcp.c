@@ -22,7 +22,7 @@ static void dcp_decode(builder *b)
     int o = need_buf(b, "o_decode", heads * c->v_dim);
     plan_ref q = plan_mla_query(b, head0, heads), kv = plan_latent(b, NORM_GAMMA);
     add_kv_append(b, "attn.kv_append", columns(kv.buf, 0, r), columns(kv.buf, r, rope), KV_MAIN, 0, r);
-    add_head_matmul(b, "attn.absorb", q, width, need_heads(b, W_UK, head0, heads, c->nope_dim, 0, r), whole(b, q_own), wide, false, false);
+    add_head_matmul(b, "attn.absorb", q, width, need_heads(b, W_UK_WHOLE, head0, heads, c->nope_dim, 0, r), whole(b, q_own), wide, false, false);
     plan_step *copy = add_binary(b, OP_COPY_HEADS, "attn.copy_q_pe", columns(q.buf, c->nope_dim, q.cols - c->nope_dim), no_ref, columns(q_own, r, heads * wide - r));
     copy->call.copy_heads = (op_copy_heads){.heads = heads, .cols = rope, .x_head_stride = width, .out_head_stride = wide};
     add_comm(b, "attn.all_gather_q", COMM_ALL_GATHER, all_ranks(p), whole(b, q_own), whole(b, q_all));

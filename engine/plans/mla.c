@@ -16,7 +16,7 @@ void plan_mla_prefill(builder *b, latent_norm norm, int stream, plan_ref *kv)
     plan_ref q = plan_mla_query(b, head0, heads);
     *kv = plan_latent(b, norm);
     add_kv_append(b, "attn.kv_append", columns(kv->buf, 0, r), columns(kv->buf, r, c->rope_dim), stream, 0, r);
-    int uk = need_heads(b, W_UK, head0, heads, c->nope_dim, 0, r), uv = need_heads(b, W_UV, head0, heads, c->v_dim, 0, r);
+    int uk = need_heads(b, W_UK_WHOLE, head0, heads, c->nope_dim, 0, r), uv = need_heads(b, W_UV, head0, heads, c->v_dim, 0, r);
     add_attn_mha(b, "attn.mha", q, uk, uv, heads, r, 0, r, stream, whole(b, o), false);
     plan_attn_out(b, whole(b, o), head0, heads, c->v_dim);
 }
@@ -29,7 +29,7 @@ static void mla_decode(builder *b, latent_norm norm)
     int qlat = need_buf(b, "q_lat", heads * r), olat = need_buf(b, "o_lat", heads * r), o = need_buf(b, "o_decode", heads * c->v_dim);
     plan_ref q = plan_mla_query(b, head0, heads), kv = plan_latent(b, norm);
     add_kv_append(b, "attn.kv_append", columns(kv.buf, 0, r), columns(kv.buf, r, c->rope_dim), KV_MAIN, 0, r);
-    add_head_matmul(b, "attn.absorb", q, width, need_heads(b, W_UK, head0, heads, c->nope_dim, 0, r), whole(b, qlat), r, false, false);
+    add_head_matmul(b, "attn.absorb", q, width, need_heads(b, W_UK_WHOLE, head0, heads, c->nope_dim, 0, r), whole(b, qlat), r, false, false);
     add_attn_latent(b, "attn.latent", whole(b, qlat), columns(q.buf, c->nope_dim, q.cols - c->nope_dim), width, heads, r, 0, r, whole(b, olat), no_ref);
     add_head_matmul(b, "attn.unabsorb", whole(b, olat), r, need_heads(b, W_UV, head0, heads, c->v_dim, 0, r), whole(b, o), c->v_dim, true, false);
     plan_attn_out(b, whole(b, o), head0, heads, c->v_dim);

@@ -1,0 +1,127 @@
+#include "cli/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include "base/log.h"
+
+tpl_code cli_set_variants(cli_context *c, const char *value, cli_variants *out, tpl_err *e)
+{
+    char **parts;
+    int n = text_split(&c->mem, value, ',', &parts);
+    if (n == 0)
+        return tpl_fail(e, TPL_E_USAGE, "--variant", "is empty, expected such as mla,tpla:g=2");
+    variant *v = arena_array(&c->mem, variant, n);
+    for (int i = 0; i < n; i++)
+        TPL_TRY(variant_parse(parts[i], &v[i], e));
+    *out = (cli_variants){v, n};
+    return TPL_OK;
+}
+
+tpl_code cli_set_axis(cli_context *c, const char *key, const char *value, int64_t lo, int64_t hi, cli_axis *out, tpl_err *e)
+{
+    cli_axis a;
+    char *option = arena_printf(&c->mem, "--%s", key);
+    TPL_TRY(text_parse_axis(&c->mem, option, value, &a.v, &a.n, e));
+    for (int i = 0; i < a.n; i++)
+        if (a.v[i] < lo || a.v[i] > hi)
+            return tpl_fail(e, TPL_E_USAGE, option, "has %lld, expected %lld to %lld", (long long)a.v[i], (long long)lo, (long long)hi);
+    *out = a;
+    return TPL_OK;
+}
+
+tpl_code cli_set_int(const char *key, const char *value, int64_t lo, int64_t hi, int *out, tpl_err *e)
+{
+    int64_t v;
+    char option[64];
+    snprintf(option, sizeof option, "--%s", key);
+    if (!text_parse_i64(value, &v) || v < lo || v > hi)
+        return tpl_fail(e, TPL_E_USAGE, option, "is '%s', expected a whole number from %lld to %lld", value, (long long)lo, (long long)hi);
+    *out = (int)v;
+    return TPL_OK;
+}
+
+tpl_code cli_set_words(cli_context *c, const char *key, const char *value, cli_words *out, tpl_err *e)
+{
+    out->n = text_split(&c->mem, value, ',', &out->v);
+    if (out->n == 0)
+        return tpl_fail(e, TPL_E_USAGE, key, "is empty, expected a comma list");
+    return TPL_OK;
+}
+
+tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl_err *e)
+{
+    char option[64];
+    tpl_dtype t = dtype_from_name(value);
+    snprintf(option, sizeof option, "--%s", key);
+    if (t != DT_F32 && t != DT_BF16)
+        return tpl_fail(e, TPL_E_USAGE, option, "is '%s', expected f32 or bf16", value);
+    *out = t;
+    return TPL_OK;
+}
+
+tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e)
+{
+    if (!table_format_find(value, out))
+        return tpl_fail(e, TPL_E_USAGE, "--format", "is '%s', expected table, csv, json, jsonl or md", value);
+    return TPL_OK;
+}
+
+char *cli_keep(cli_context *c, const char *value)
+{
+    return arena_strdup(&c->mem, value);
+}
+
+tpl_code cli_open_run(cli_context *c, const char *root, const char *resume, const char *label, cli_run *out, tpl_err *e)
+{
+    const dnnl_version_t *dnnl = dnnl_version();
+    char *version = arena_printf(&c->mem, "%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch);
+    char *cache = NULL;
+    if (c->rd) {
+        *out = (cli_run){c->rd, false};
+        return TPL_OK;
+    }
+    if (text_cache_dir(&c->mem, &cache, NULL) != TPL_OK)
+        cache = NULL;
+    rd_pair libraries[] = {{"oneDNN", version}, {"Jansson", JANSSON_VERSION}};
+    rd_options o = {.root = root, .label = label, .argc = c->argc, .argv = c->argv, .libraries = libraries, .n_libraries = 2, .transform_cache = cache};
+    out->owned = true;
+    return resume ? rd_open_resume(resume, &o, &out->rd, e) : rd_create(&o, &out->rd, e);
+}
+
+tpl_code cli_close_run(cli_run *r, tpl_code rc, tpl_err *e)
+{
+    if (!r->rd || !r->owned)
+        return rc;
+    if (rc == TPL_OK)
+        rc = rd_finish(r->rd, RD_DONE, e);
+    else
+        rd_finish(r->rd, RD_INTERRUPTED, NULL);
+    log_note(rc == TPL_OK ? "run directory: %s" : "run directory: %s (not finished; go on with --resume)", rd_path(r->rd));
+    rd_close(r->rd);
+    r->rd = NULL;
+    return rc;
+}
+
+tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, const char *title, const char *picks, table_format format, tpl_err *e)
+{
+    arena a;
+    csv_table *csv = NULL;
+    table *t = NULL;
+    arena_init(&a);
+    char *path = text_path_join(&a, rd_path(rd), rs_kind_file(kind));
+    tpl_code rc = TPL_OK;
+    if (text_is_file(path)) {
+        rc = csv_table_load(path, &csv, e);
+        if (rc == TPL_OK)
+            rc = table_from_csv(title, picks, (int)kind, csv, &t, e);
+        if (rc == TPL_OK)
+            rc = table_print(t, format, stdout, e);
+    }
+    table_destroy(t);
+    csv_table_destroy(csv);
+    arena_fini(&a);
+    return rc;
+}
