@@ -19,12 +19,12 @@ static const pivot text_columns[] = {
 
 enum { MAX_COLUMNS = 24, N_TEXT = sizeof text_columns / sizeof *text_columns };
 
-/* The last row of (model, variant, tp, task, metric); -1 if there is none. A resumed run may hold an older one. */
-static long find_row(const csv_table *t, const char *model, long like, const pivot *p)
+/* The last row of (checkpoint, variant, tp, task, metric); -1 if there is none. A resumed run may hold an older one. */
+static long find_row(const csv_table *t, const char *checkpoint, long like, const pivot *p)
 {
     long found = -1;
     for (long i = 0; i < csv_table_n_rows(t); i++) {
-        bool same = strcmp(csv_table_text(t, i, "model"), model) == 0 && strcmp(csv_table_text(t, i, "variant"), csv_table_text(t, like, "variant")) == 0 &&
+        bool same = strcmp(csv_table_text(t, i, "model"), checkpoint) == 0 && strcmp(csv_table_text(t, i, "variant"), csv_table_text(t, like, "variant")) == 0 &&
                     strcmp(csv_table_text(t, i, "tp"), csv_table_text(t, like, "tp")) == 0 && strcmp(csv_table_text(t, i, "task"), p->task) == 0 &&
                     strcmp(csv_table_text(t, i, "metric"), p->metric) == 0;
         if (same)
@@ -33,19 +33,19 @@ static long find_row(const csv_table *t, const char *model, long like, const piv
     return found;
 }
 
-static bool is_first_of_line(const csv_table *t, const char *model, long i)
+static bool is_first_of_line(const csv_table *t, const char *checkpoint, long i)
 {
-    if (strcmp(csv_table_text(t, i, "model"), model) != 0)
+    if (strcmp(csv_table_text(t, i, "model"), checkpoint) != 0)
         return false;
     for (long k = 0; k < i; k++)
-        if (strcmp(csv_table_text(t, k, "model"), model) == 0 && strcmp(csv_table_text(t, k, "variant"), csv_table_text(t, i, "variant")) == 0 &&
+        if (strcmp(csv_table_text(t, k, "model"), checkpoint) == 0 && strcmp(csv_table_text(t, k, "variant"), csv_table_text(t, i, "variant")) == 0 &&
             strcmp(csv_table_text(t, k, "tp"), csv_table_text(t, i, "tp")) == 0)
             return false;
     return true;
 }
 
 /* Columns that any row of the model fills: text metrics, then acc of each choice set, then score of each long set. */
-static int pick_columns(const csv_table *t, const char *model, pivot *out)
+static int pick_columns(const csv_table *t, const char *checkpoint, pivot *out)
 {
     pivot all[MAX_COLUMNS];
     int n = 0, kept = 0;
@@ -58,7 +58,7 @@ static int pick_columns(const csv_table *t, const char *model, pivot *out)
     }
     for (int c = 0; c < n; c++)
         for (long i = 0; i < csv_table_n_rows(t); i++)
-            if (strcmp(csv_table_text(t, i, "model"), model) == 0 && strcmp(csv_table_text(t, i, "task"), all[c].task) == 0 &&
+            if (strcmp(csv_table_text(t, i, "model"), checkpoint) == 0 && strcmp(csv_table_text(t, i, "task"), all[c].task) == 0 &&
                 strcmp(csv_table_text(t, i, "metric"), all[c].metric) == 0) {
                 out[kept++] = all[c];
                 break;
@@ -67,7 +67,7 @@ static int pick_columns(const csv_table *t, const char *model, pivot *out)
 }
 
 /* One line: the variant, tp, each column's value, and the items that changed their answer against the exact variant. */
-static tpl_code add_line(table *out, const csv_table *t, const char *model, long like, const pivot *columns, int n, arena *a, tpl_err *e)
+static tpl_code add_line(table *out, const csv_table *t, const char *checkpoint, long like, const pivot *columns, int n, arena *a, tpl_err *e)
 {
     variant v;
     char *name = arena_alloc(a, VARIANT_TEXT);
@@ -77,12 +77,12 @@ static tpl_code add_line(table *out, const csv_table *t, const char *model, long
     int64_t won = 0, lost = 0;
     bool compared = false;
     for (int c = 0; c < n; c++) {
-        long row = find_row(t, model, like, &columns[c]);
+        long row = find_row(t, checkpoint, like, &columns[c]);
         if (row < 0)
             continue;
-        double v;
-        TPL_TRY(csv_table_want_real(t, row, "value", &v, e));
-        cells[2 + c] = arena_printf(a, "%.17g", v * columns[c].scale);
+        double value;
+        TPL_TRY(csv_table_want_real(t, row, "value", &value, e));
+        cells[2 + c] = arena_printf(a, "%.17g", value * columns[c].scale);
         if (strcmp(columns[c].metric, "acc") == 0 && *csv_table_text(t, row, "won")) {
             won += strtoll(csv_table_text(t, row, "won"), NULL, 10);
             lost += strtoll(csv_table_text(t, row, "lost"), NULL, 10);
@@ -95,14 +95,14 @@ static tpl_code add_line(table *out, const csv_table *t, const char *model, long
 }
 
 /* How much of each set was taken: "text first 4 rows of 2048 tokens; arc first 60". */
-static void print_subsets(const csv_table *t, const char *model, const pivot *columns, int n, FILE *out)
+static void print_subsets(const csv_table *t, const char *checkpoint, const pivot *columns, int n, FILE *out)
 {
     fputs("Items:", out);
     for (int c = 0; c < n; c++) {
         if (c > 0 && strcmp(columns[c].task, columns[c - 1].task) == 0)
             continue;
         for (long i = 0; i < csv_table_n_rows(t); i++) {
-            if (strcmp(csv_table_text(t, i, "model"), model) != 0 || strcmp(csv_table_text(t, i, "task"), columns[c].task) != 0)
+            if (strcmp(csv_table_text(t, i, "model"), checkpoint) != 0 || strcmp(csv_table_text(t, i, "task"), columns[c].task) != 0)
                 continue;
             fprintf(out, "%s %s %s (n_items %s)", c ? ";" : "", columns[c].task, csv_table_text(t, i, "subset"), csv_table_text(t, i, "n_items"));
             break;
@@ -111,13 +111,13 @@ static void print_subsets(const csv_table *t, const char *model, const pivot *co
     fputs(".\n", out);
 }
 
-static tpl_code print_pivot(const csv_table *t, const char *model, table_format format, FILE *out, tpl_err *e)
+static tpl_code print_pivot(const csv_table *t, const char *checkpoint, table_format format, FILE *out, tpl_err *e)
 {
     arena a;
     pivot columns[MAX_COLUMNS];
-    int n = pick_columns(t, model, columns);
+    int n = pick_columns(t, checkpoint, columns);
     arena_init(&a);
-    table *lines = table_create(arena_printf(&a, "Accuracy of %s", model));
+    table *lines = table_create(arena_printf(&a, "Accuracy of %s", checkpoint));
     table_add_column(lines, "variant", "variant", "", RS_TEXT);
     table_add_column(lines, "tp", "tp", "", RS_INT);
     for (int c = 0; c < n; c++)
@@ -125,18 +125,18 @@ static tpl_code print_pivot(const csv_table *t, const char *model, table_format 
     table_add_column(lines, "won_lost", "won / lost", "items", RS_TEXT);
     tpl_code rc = TPL_OK;
     for (long i = 0; i < csv_table_n_rows(t) && rc == TPL_OK; i++)
-        if (is_first_of_line(t, model, i))
-            rc = add_line(lines, t, model, i, columns, n, &a, e);
+        if (is_first_of_line(t, checkpoint, i))
+            rc = add_line(lines, t, checkpoint, i, columns, n, &a, e);
     if (rc == TPL_OK)
         rc = table_print(lines, format, out, e);
     if (rc == TPL_OK)
-        print_subsets(t, model, columns, n, out);
+        print_subsets(t, checkpoint, columns, n, out);
     table_destroy(lines);
     arena_fini(&a);
     return rc;
 }
 
-tpl_code accuracy_table_print(const run_dir *rd, const char *model, table_format format, FILE *out, tpl_err *e)
+tpl_code accuracy_table_print(const run_dir *rd, const char *checkpoint, table_format format, FILE *out, tpl_err *e)
 {
     arena a;
     csv_table *csv = NULL;
@@ -147,7 +147,7 @@ tpl_code accuracy_table_print(const run_dir *rd, const char *model, table_format
     if (rc != TPL_OK)
         return rc;
     if (format == TABLE_ALIGNED || format == TABLE_MD) {
-        rc = print_pivot(csv, model, format, out, e);
+        rc = print_pivot(csv, checkpoint, format, out, e);
     } else {
         rc = table_from_csv(NULL, NULL, RS_ACCURACY, csv, &rows, e);
         if (rc == TPL_OK)

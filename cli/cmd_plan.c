@@ -126,8 +126,10 @@ static tpl_code add_sum(plan_job *j, const plan *p, plan_phase phase, int64_t ct
     rs_row r;
     fill_row(j, p, phase, ctx, batch, &cost, &r);
     arena *a = &j->c->mem;
+    char *name = arena_alloc(a, VARIANT_TEXT);
+    variant_format_short(&p->v, name);
     const char *cells[] = {row_get(&r, PLAN_model),
-                           row_get(&r, PLAN_variant),
+                           name,
                            row_get(&r, PLAN_tp),
                            row_get(&r, PLAN_phase),
                            row_get(&r, PLAN_ctx_tok),
