@@ -1,0 +1,63 @@
+/* simd.h - the vector work of the CPU kernels, one set of functions an instruction set.
+ * For:    the drivers in kernels/cpu, which know shapes and pages but no instructions.
+ * Enter:  kernels/cpu, tests/kernels.
+ * Owns:   nothing.
+ * Fails:  never; call a set only if its available() says so.
+ *
+ * All sets come from one text (simd_body.h), compiled for 16-, 32- and 64-byte vectors. Lengths and strides are in
+ * elements and need no alignment. Products of bf16 values are exact in f32, so that bf16 inputs lose nothing here. */
+#ifndef TPL_KERNELS_CPU_SIMD_H
+#define TPL_KERNELS_CPU_SIMD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+
+enum { SIMD_MAX_LANES = 16 };
+
+/* c [m, n] (+)= a [m, k] times b. */
+typedef struct {
+    int64_t m, n, k;
+    const float *a;
+    int64_t lda;
+    const void *b; /* gemm_nn: [k, n]; gemm_nt: [n, k] */
+    int64_t ldb;
+    bool b_bf16; /* else f32 */
+    float *c;
+    int64_t ldc;
+    bool accumulate;
+} simd_gemm;
+
+typedef struct {
+    const char *name;
+    int32_t lanes; /* f32 values a vector, at most SIMD_MAX_LANES */
+    bool (*available)(void);
+
+    /* For few or many rows, packed b. Reads the columns of b up to the next multiple of `lanes`; they may hold
+     * anything. */
+    void (*gemm_nn)(const simd_gemm *g);
+    /* For few rows: reads b once, along its rows, as it is stored. */
+    void (*gemm_nt)(const simd_gemm *g);
+
+    /* dst [cols, rows] = src [rows, cols]. */
+    void (*transpose)(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t cols);
+
+    void (*widen)(float *dst, const void *src, tpl_dtype t, int64_t n);
+    void (*to_bf16)(bf16 *dst, const float *src, int64_t n);
+    void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back; dst may be src */
+    void (*scale)(float *x, float by, int64_t n);
+    float (*sum_squares)(const float *x, int64_t n);
+    void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n); /* out may be gate */
+
+    /* out = e^x within 2 ulp; results below the smallest normal number are 0. out may be x. */
+    void (*exp)(float *out, const float *x, int64_t n);
+    /* One row of a running softmax: s = exp(by * s - max'), max and sum brought up to date; gives the factor that
+     * everything summed before must take. Values whose `keep` is 0 count as -inf (keep NULL: all count). n is a
+     * multiple of `lanes`; keep's words are 0 or ~0. */
+    float (*softmax_row)(float *s, const uint32_t *keep, int64_t n, float by, float *max, float *sum);
+} simd_ops;
+
+extern const simd_ops simd_portable, simd_avx2, simd_avx512;
+
+#endif

@@ -1,0 +1,550 @@
+/* simd_body.h - the text of simd.h's functions, included once an instruction set.
+ * For:    simd_portable.c, simd_avx2.c, simd_avx512.c.
+ * Enter:  those three, which define SIMD_BYTES (a vector), SIMD_TILE_ROWS (of gemm_nn), SIMD_THIN_COLS (of gemm_nt),
+ *         SIMD_SET (the table), SIMD_NAME and simd_set_available().
+ * Owns:   nothing.
+ * Fails:  never. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/simd.h"
+
+enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS };
+
+typedef float vf __attribute__((vector_size(SIMD_BYTES)));
+typedef int32_t vi __attribute__((vector_size(SIMD_BYTES)));
+typedef uint32_t vu __attribute__((vector_size(SIMD_BYTES)));
+typedef uint16_t vh __attribute__((vector_size(SIMD_BYTES / 2)));
+typedef uint8_t vb __attribute__((vector_size(SIMD_BYTES / 4)));
+typedef float v4 __attribute__((vector_size(16)));
+typedef int32_t v4i __attribute__((vector_size(16)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- loads, stores, selects ---- */
+
+INLINE vf load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+INLINE vf splat(float x)
+{
+    return x - (vf){0};
+}
+
+INLINE vf select_f(vi mask, vf yes, vf no)
+{
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+INLINE vf max_f(vf a, vf b)
+{
+    return select_f((vi)(a > b), a, b);
+}
+
+INLINE vf load_bf16(const void *p)
+{
+    vh h;
+    memcpy(&h, p, sizeof h);
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+
+INLINE vf load_b(const void *b, bool is_bf16, int64_t i)
+{
+    return is_bf16 ? load_bf16((const bf16 *)b + i) : load((const float *)b + i);
+}
+
+/* The first n values, zeros behind them. */
+INLINE vf load_part(const void *b, bool is_bf16, int64_t i, int64_t n)
+{
+    if (is_bf16) {
+        bf16 part[L] = {0};
+        memcpy(part, (const bf16 *)b + i, (size_t)n * sizeof *part);
+        return load_bf16(part);
+    }
+    float part[L] = {0};
+    memcpy(part, (const float *)b + i, (size_t)n * sizeof *part);
+    return load(part);
+}
+
+INLINE float sum_lanes(vf v)
+{
+    float part[L];
+    memcpy(part, &v, sizeof v);
+    for (int n = L / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++)
+            part[i] += part[i + n];
+    return part[0];
+}
+
+INLINE float max_lanes(vf v)
+{
+    float part[L];
+    memcpy(part, &v, sizeof v);
+    for (int n = L / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++)
+            part[i] = part[i] > part[i + n] ? part[i] : part[i + n];
+    return part[0];
+}
+
+/* ---- element types ---- */
+
+INLINE vf f16_bits(vu h)
+{
+    vu sign = (h & 0x8000) << 16, low = h & 0x7fff;
+    vu finite = (vu)((vf)(low << 13) * 0x1p112f); /* moves the exponent's bias; exact for subnormals too */
+    vu special = 0x7f800000 | (low << 13);
+    vu is_special = (vu)(low >= 0x7c00);
+    return (vf)(sign | (is_special & special) | (~is_special & finite));
+}
+
+INLINE vf f8_bits(vu b)
+{
+    vu sign = (b & 0x80) << 24, low = b & 0x7f;
+    vu finite = (vu)((vf)(low << 20) * 0x1p120f);
+    vu is_nan = (vu)(low == 0x7f);
+    return (vf)(sign | (is_nan & 0x7fc00000) | (~is_nan & finite));
+}
+
+INLINE vf widen_vector(const char *src, tpl_dtype t)
+{
+    vh h;
+    vb b;
+    switch (t) {
+    case DT_BF16:
+        return load_bf16(src);
+    case DT_F16:
+        memcpy(&h, src, sizeof h);
+        return f16_bits(__builtin_convertvector(h, vu));
+    case DT_F8E4M3:
+        memcpy(&b, src, sizeof b);
+        return f8_bits(__builtin_convertvector(b, vu));
+    default:
+        return load((const float *)(const void *)src);
+    }
+}
+
+INLINE void widen_all(float *dst, const char *src, tpl_dtype t, int64_t n)
+{
+    int64_t bytes = (int64_t)dtype_bytes(t), i = 0;
+    for (; i + L <= n; i += L)
+        store(dst + i, widen_vector(src + i * bytes, t));
+    if (i == n)
+        return;
+    char tail[L * 4] = {0};
+    float wide[L];
+    memcpy(tail, src + i * bytes, (size_t)((n - i) * bytes));
+    store(wide, widen_vector(tail, t));
+    memcpy(dst + i, wide, (size_t)(n - i) * sizeof *dst);
+}
+
+static void simd_widen(float *dst, const void *src, tpl_dtype t, int64_t n)
+{
+    switch (t) {
+    case DT_BF16:
+        widen_all(dst, src, DT_BF16, n);
+        return;
+    case DT_F16:
+        widen_all(dst, src, DT_F16, n);
+        return;
+    case DT_F8E4M3:
+        widen_all(dst, src, DT_F8E4M3, n);
+        return;
+    default:
+        memcpy(dst, src, (size_t)n * sizeof *dst);
+    }
+}
+
+/* Round to nearest, ties to even; a NaN keeps its upper half and becomes quiet. */
+INLINE vu bf16_bits(vf x)
+{
+    vu u = (vu)x;
+    vu is_nan = (vu)((u & 0x7fffffff) > 0x7f800000);
+    vu rounded = u + 0x7fff + (u >> 16 & 1), quiet = u | 0x400000;
+    return ((is_nan & quiet) | (~is_nan & rounded)) & 0xffff0000;
+}
+
+static void simd_to_bf16(bf16 *dst, const float *src, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        vh h = __builtin_convertvector(bf16_bits(load(src + i)) >> 16, vh);
+        memcpy(dst + i, &h, sizeof h);
+    }
+    for (; i < n; i++)
+        dst[i] = bf16_from_f32(src[i]);
+}
+
+static void simd_round_bf16(float *dst, const float *src, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(dst + i, (vf)bf16_bits(load(src + i)));
+    for (; i < n; i++)
+        dst[i] = bf16_to_f32(bf16_from_f32(src[i]));
+}
+
+/* ---- products ---- */
+
+/* c [mr, nv vectors] (+)= a [mr, k] b [k, nv vectors], all sums in registers. */
+INLINE void tile(const int mr, const int nv, const simd_gemm *g, const float *a, const void *b, float *c, int64_t ldc)
+{
+    vf sum[MR][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++)
+            sum[i][j] = g->accumulate ? load(c + i * ldc + j * L) : splat(0);
+    for (int64_t p = 0; p < g->k; p++) {
+        vf row[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++)
+            row[j] = load_b(b, g->b_bf16, p * g->ldb + j * L);
+#pragma GCC unroll 8
+        for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < nv; j++)
+                sum[i][j] += a[i * g->lda + p] * row[j];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++)
+            store(c + i * ldc + j * L, sum[i][j]);
+}
+
+INLINE void tile_of(int mr, const int nv, const simd_gemm *g, const float *a, const void *b, float *c, int64_t ldc)
+{
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        tile(rows, nv, g, a, b, c, ldc);                                                                               \
+        break;
+    switch (mr) {
+        TILE(1)
+        TILE(2)
+        TILE(3)
+        TILE(4)
+#if SIMD_TILE_ROWS == 8
+        TILE(5)
+        TILE(6)
+        TILE(7)
+        TILE(8)
+#endif
+    }
+#undef TILE
+}
+
+/* Columns [0, n) of all rows, n <= nv * L. A last panel that is not full goes through a copy of c. */
+INLINE void panel(const int nv, const simd_gemm *g, const void *b, float *c, int64_t n)
+{
+    for (int64_t i = 0; i < g->m; i += MR) {
+        int mr = g->m - i < MR ? (int)(g->m - i) : MR;
+        const float *a = g->a + i * g->lda;
+        float *to = c + i * g->ldc;
+        if (n == nv * L) {
+            tile_of(mr, nv, g, a, b, to, g->ldc);
+            continue;
+        }
+        float copy[MR * 2 * L] = {0};
+        for (int r = 0; g->accumulate && r < mr; r++)
+            memcpy(copy + r * 2 * L, to + r * g->ldc, (size_t)n * sizeof *to);
+        tile_of(mr, nv, g, a, b, copy, 2 * L);
+        for (int r = 0; r < mr; r++)
+            memcpy(to + r * g->ldc, copy + r * 2 * L, (size_t)n * sizeof *to);
+    }
+}
+
+INLINE void panels(const simd_gemm *g)
+{
+    int64_t bytes = g->b_bf16 ? 2 : 4;
+    for (int64_t j = 0; j < g->n; j += 2 * L) {
+        int64_t n = g->n - j < 2 * L ? g->n - j : 2 * L;
+        const char *b = (const char *)g->b + j * bytes;
+        if (n > L)
+            panel(2, g, b, g->c + j, n);
+        else
+            panel(1, g, b, g->c + j, n);
+    }
+}
+
+static void panels_f32(const simd_gemm *g)
+{
+    simd_gemm f = *g;
+    f.b_bf16 = false;
+    panels(&f);
+}
+
+static void panels_bf16(const simd_gemm *g)
+{
+    simd_gemm f = *g;
+    f.b_bf16 = true;
+    panels(&f);
+}
+
+static void simd_gemm_nn(const simd_gemm *g)
+{
+    if (g->b_bf16)
+        panels_bf16(g);
+    else
+        panels_f32(g);
+}
+
+/* c [mr, nc] (+)= a [mr, k] b [nc, k]^T. */
+INLINE void thin(const int mr, const int nc, const bool is_bf16, const simd_gemm *g, int64_t row, int64_t col)
+{
+    vf sum[THIN_ROWS][4];
+    const float *a = g->a + row * g->lda;
+#pragma GCC unroll 4
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < nc; j++)
+            sum[i][j] = splat(0);
+    int64_t p = 0;
+    for (; p + L <= g->k; p += L) {
+        vf w[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < nc; j++)
+            w[j] = load_b(g->b, is_bf16, (col + j) * g->ldb + p);
+#pragma GCC unroll 4
+        for (int i = 0; i < mr; i++) {
+            vf x = load(a + i * g->lda + p);
+#pragma GCC unroll 4
+            for (int j = 0; j < nc; j++)
+                sum[i][j] += x * w[j];
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < nc; j++) {
+            if (p < g->k)
+                sum[i][j] += load_part(a, false, i * g->lda + p, g->k - p) *
+                             load_part(g->b, is_bf16, (col + j) * g->ldb + p, g->k - p);
+            float *c = g->c + (row + i) * g->ldc + col + j;
+            *c = sum_lanes(sum[i][j]) + (g->accumulate ? *c : 0);
+        }
+}
+
+INLINE void thin_rows(const int nc, const bool is_bf16, const simd_gemm *g, int64_t col)
+{
+    int64_t i = 0;
+    for (; i + THIN_ROWS <= g->m; i += THIN_ROWS)
+        thin(THIN_ROWS, nc, is_bf16, g, i, col);
+    switch (g->m - i) {
+    case 1:
+        thin(1, nc, is_bf16, g, i, col);
+        break;
+    case 2:
+        thin(2, nc, is_bf16, g, i, col);
+        break;
+    case 3:
+        thin(3, nc, is_bf16, g, i, col);
+        break;
+    }
+}
+
+static void thin_f32(const simd_gemm *g)
+{
+    int64_t j = 0;
+    for (; j + THIN_COLS <= g->n; j += THIN_COLS)
+        thin_rows(THIN_COLS, false, g, j);
+    for (; j < g->n; j++)
+        thin_rows(1, false, g, j);
+}
+
+static void thin_bf16(const simd_gemm *g)
+{
+    int64_t j = 0;
+    for (; j + THIN_COLS <= g->n; j += THIN_COLS)
+        thin_rows(THIN_COLS, true, g, j);
+    for (; j < g->n; j++)
+        thin_rows(1, true, g, j);
+}
+
+static void simd_gemm_nt(const simd_gemm *g)
+{
+    if (g->b_bf16)
+        thin_bf16(g);
+    else
+        thin_f32(g);
+}
+
+/* 4 x 4 blocks in 16-byte registers: two rounds of interleaving. */
+INLINE void transpose_4x4(float *dst, int64_t ldd, const float *src, int64_t lds)
+{
+    v4 r[4];
+    for (int i = 0; i < 4; i++)
+        memcpy(&r[i], src + i * lds, sizeof r[i]);
+    v4 a = __builtin_shuffle(r[0], r[2], (v4i){0, 4, 1, 5}), b = __builtin_shuffle(r[0], r[2], (v4i){2, 6, 3, 7});
+    v4 c = __builtin_shuffle(r[1], r[3], (v4i){0, 4, 1, 5}), d = __builtin_shuffle(r[1], r[3], (v4i){2, 6, 3, 7});
+    r[0] = __builtin_shuffle(a, c, (v4i){0, 4, 1, 5});
+    r[1] = __builtin_shuffle(a, c, (v4i){2, 6, 3, 7});
+    r[2] = __builtin_shuffle(b, d, (v4i){0, 4, 1, 5});
+    r[3] = __builtin_shuffle(b, d, (v4i){2, 6, 3, 7});
+    for (int i = 0; i < 4; i++)
+        memcpy(dst + i * ldd, &r[i], sizeof r[i]);
+}
+
+static void simd_transpose(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t cols)
+{
+    int64_t r4 = rows & ~(int64_t)3, c4 = cols & ~(int64_t)3;
+    for (int64_t c = 0; c < c4; c += 4)
+        for (int64_t r = 0; r < r4; r += 4)
+            transpose_4x4(dst + c * ldd + r, ldd, src + r * lds + c, lds);
+    for (int64_t c = 0; c < cols; c++)
+        for (int64_t r = c < c4 ? r4 : 0; r < rows; r++)
+            dst[c * ldd + r] = src[r * lds + c];
+}
+
+/* ---- element by element ---- */
+
+/* 2^n for n in [-126, 127]. */
+INLINE vf power_of_2(vi n)
+{
+    return (vf)((n + 127) << 23);
+}
+
+/* x = n ln 2 + r with n whole; e^r by its power series to r^7 (|r| <= ln(2)/2, so that the rest is below 6e-9), times
+ * 2^n in two steps, since 2^128 is no f32. ln 2 comes in two pieces, the first with few enough bits that n times it is
+ * exact. A NaN passes every select and stays one. */
+INLINE vf exp_f(vf x)
+{
+    const float shift = 0x1.8p23f; /* adding it leaves n in the lowest bits */
+    vf y = select_f((vi)(x > 88.73f), splat(88.73f), x);
+    y = select_f((vi)(y < -87.33f), splat(-87.33f), y);
+    vf shifted = y * 1.44269504f + shift, n = shifted - shift;
+    vf r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
+    vf s = r * (1.f / 5040) + 1.f / 720;
+    s = s * r + 1.f / 120;
+    s = s * r + 1.f / 24;
+    s = s * r + 1.f / 6;
+    s = s * r + 0.5f;
+    s = s * (r * r) + r + 1.f;
+    vi whole = (vi)shifted - (vi)splat(shift), half = whole >> 1;
+    s = s * power_of_2(half) * power_of_2(whole - half);
+    s = select_f((vi)(x > 88.722835f), splat(INFINITY), s);
+    return select_f((vi)(x < -87.33f), splat(0), s);
+}
+
+INLINE vf silu_mul_f(vf gate, vf up)
+{
+    return gate / (1.f + exp_f(-gate)) * up;
+}
+
+static void simd_exp(float *out, const float *x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(out + i, exp_f(load(x + i)));
+    if (i == n)
+        return;
+    float part[L];
+    store(part, exp_f(load_part(x, false, i, n - i)));
+    memcpy(out + i, part, (size_t)(n - i) * sizeof *out);
+}
+
+static void simd_silu_mul(float *out, const float *gate, const float *up, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(out + i, silu_mul_f(load(gate + i), load(up + i)));
+    if (i == n)
+        return;
+    float part[L];
+    store(part, silu_mul_f(load_part(gate, false, i, n - i), load_part(up, false, i, n - i)));
+    memcpy(out + i, part, (size_t)(n - i) * sizeof *out);
+}
+
+static void simd_scale(float *x, float by, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(x + i, load(x + i) * by);
+    for (; i < n; i++)
+        x[i] *= by;
+}
+
+static float simd_sum_squares(const float *x, int64_t n)
+{
+    vf sum[4] = {{0}};
+    int64_t i = 0;
+    for (; i + 4 * L <= n; i += 4 * L)
+        for (int j = 0; j < 4; j++)
+            sum[j] += load(x + i + j * L) * load(x + i + j * L);
+    for (; i < n; i += L) {
+        vf part = load_part(x, false, i, n - i < L ? n - i : L);
+        sum[0] += part * part;
+    }
+    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+/* s = by * s, or -inf where keep is 0; gives the greatest. */
+INLINE float scale_and_mask(float *s, const uint32_t *keep, int64_t n, float by)
+{
+    vf max = splat(-INFINITY);
+    for (int64_t i = 0; i < n; i += L) {
+        vf v = load(s + i) * by;
+        if (keep) {
+            vi mask;
+            memcpy(&mask, keep + i, sizeof mask);
+            v = select_f(mask, v, splat(-INFINITY));
+        }
+        store(s + i, v);
+        max = max_f(max, v);
+    }
+    return max_lanes(max);
+}
+
+/* Tells scores that are all -inf from scores among which a NaN hides from comparisons. */
+static bool all_minus_infinity(const float *s, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (s[i] != -INFINITY)
+            return false;
+    return true;
+}
+
+static float simd_softmax_row(float *s, const uint32_t *keep, int64_t n, float by, float *max, float *sum)
+{
+    float block = keep ? scale_and_mask(s, keep, n, by) : scale_and_mask(s, NULL, n, by);
+    float top = block > *max ? block : *max;
+    if (top == -INFINITY && all_minus_infinity(s, n)) {
+        memset(s, 0, (size_t)n * sizeof *s);
+        return 1;
+    }
+    vf total = splat(0);
+    for (int64_t i = 0; i < n; i += L) {
+        vf p = exp_f(load(s + i) - top);
+        store(s + i, p);
+        total += p;
+    }
+    float factor = expf(*max - top);
+    *sum = *sum * factor + sum_lanes(total);
+    *max = top;
+    return factor;
+}
+
+const simd_ops SIMD_SET = {
+    .name = SIMD_NAME,
+    .lanes = L,
+    .available = simd_set_available,
+    .gemm_nn = simd_gemm_nn,
+    .gemm_nt = simd_gemm_nt,
+    .transpose = simd_transpose,
+    .widen = simd_widen,
+    .to_bf16 = simd_to_bf16,
+    .round_bf16 = simd_round_bf16,
+    .scale = simd_scale,
+    .sum_squares = simd_sum_squares,
+    .silu_mul = simd_silu_mul,
+    .exp = simd_exp,
+    .softmax_row = simd_softmax_row,
+};
