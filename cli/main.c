@@ -7,6 +7,8 @@
 
 #include "base/log.h"
 #include "cli/command.h"
+#include "device/procs.h"
+#include "engine/remote.h"
 
 #ifndef TPL_VERSION
 #define TPL_VERSION "unknown"
@@ -64,14 +66,22 @@ typedef struct {
     tpl_err err;
 } parse_state;
 
+/* Long options alone, but --out is also -o. */
+static int key_of_option(const cli_option *o, int index)
+{
+    return strcmp(o->key, "out") == 0 ? 'o' : FIRST_KEY + index;
+}
+
 static error_t parse_one(int key, char *value, struct argp_state *s)
 {
     parse_state *p = s->input;
     const char *name = NULL;
-    if (key >= FIRST_KEY && key < FIRST_KEY + MAX_OPTIONS)
+    if (key == 'o')
+        name = "out";
+    else if (key >= FIRST_KEY && key < FIRST_KEY + MAX_OPTIONS)
         name = p->cmd->options[key - FIRST_KEY].key;
     else if (key != ARGP_KEY_ARG)
-        return key == ARGP_KEY_ARG ? 0 : ARGP_ERR_UNKNOWN;
+        return ARGP_ERR_UNKNOWN;
     if (!name && !p->cmd->args)
         argp_error(s, "unexpected argument '%s'", value);
     p->rc = p->cmd->set(p->state, p->ctx, name, value ? value : "on", &p->err);
@@ -83,7 +93,7 @@ static tpl_code parse_command(parse_state *p, int argc, char **argv, tpl_err *e)
     struct argp_option options[MAX_OPTIONS + 1] = {0};
     int n = 0;
     for (const cli_option *o = p->cmd->options; o->key; o++, n++)
-        options[n] = (struct argp_option){.name = o->key, .key = FIRST_KEY + n, .arg = o->value, .doc = o->help};
+        options[n] = (struct argp_option){.name = o->key, .key = key_of_option(o, n), .arg = o->value, .doc = o->help};
     char *doc = arena_printf(&p->ctx->mem, "%s\v%s%s", p->cmd->about, "Examples:\n", p->cmd->examples);
     char *name = arena_printf(&p->ctx->mem, "tplabench %s", p->cmd->name);
     struct argp parser = {.options = options, .parser = parse_one, .args_doc = p->cmd->args, .doc = doc};
@@ -123,6 +133,33 @@ static tpl_code run_command(const cli_command *cmd, int argc, char **argv, tpl_e
     return rc;
 }
 
+/* Ranks that are processes: `--ranks mpi` among the words. MPI starts before options are parsed. */
+static bool wants_processes(int argc, char **argv)
+{
+    for (int i = 2; i < argc; i++)
+        if (strcmp(argv[i], "--ranks=mpi") == 0 || (strcmp(argv[i], "--ranks") == 0 && i + 1 < argc && strcmp(argv[i + 1], "mpi") == 0))
+            return true;
+    return false;
+}
+
+/* Process 0 runs the command; the others repeat its calls on the engine until it ends. */
+static tpl_code run_or_follow(const cli_command *cmd, int argc, char **argv, tpl_err *e)
+{
+    if (wants_processes(argc, argv))
+        TPL_TRY(procs_open(e));
+    bool leads = procs_rank() == 0;
+    tpl_code rc = leads ? run_command(cmd, argc, argv, e) : remote_serve(e);
+    if (!leads && rc != TPL_OK) {
+        char why[512];
+        snprintf(why, sizeof why, "%s: %s", e->where, e->what);
+        procs_abort(why, tpl_exit_status(rc));
+    }
+    if (remote_leads())
+        remote_announce(REMOTE_END, NULL, 0, NULL, NULL);
+    procs_close();
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
@@ -140,7 +177,7 @@ int main(int argc, char **argv)
     }
     interrupt_install();
     tpl_err e = {0};
-    tpl_code rc = run_command(cmd, argc, argv, &e);
+    tpl_code rc = run_or_follow(cmd, argc, argv, &e);
     progress_clear();
     if (rc == TPL_OK && fflush(stdout) != 0)
         rc = tpl_fail(&e, TPL_E_IO, "standard output", "cannot be written");

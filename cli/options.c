@@ -62,6 +62,13 @@ tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl
     return TPL_OK;
 }
 
+tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e)
+{
+    if (!ranks_from_name(value, out))
+        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is '%s', expected local, solo or mpi", value);
+    return TPL_OK;
+}
+
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e)
 {
     if (!table_format_find(value, out))

@@ -28,6 +28,7 @@ tpl_code cli_set_axis(cli_context *c, const char *key, const char *value, int64_
 tpl_code cli_set_int(const char *key, const char *value, int64_t lo, int64_t hi, int *out, tpl_err *e);
 tpl_code cli_set_words(cli_context *c, const char *key, const char *value, cli_words *out, tpl_err *e);
 tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl_err *e); /* f32 or bf16 */
+tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e);
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e);
 char *cli_keep(cli_context *c, const char *value);
 

@@ -1,6 +1,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/remote.h"
 #include "engine/session_impl.h"
 
 /* ---- the batch ---- */
@@ -137,6 +138,21 @@ static tpl_code walk(void *arg, int local_rank, tpl_err *e)
     return TPL_OK;
 }
 
+/* Followers run the same pass; all checks have passed here, so they pass there. */
+static tpl_code announce(session *s, plan_phase phase, const batch_row *rows, int n, tpl_err *e)
+{
+    int64_t *a = s->remote_args;
+    a[0] = s->remote_id;
+    a[1] = phase;
+    for (int i = 0; i < n; i++) {
+        a[2 + 4 * i] = rows[i].seq;
+        a[3 + 4 * i] = rows[i].token;
+        a[4 + 4 * i] = rows[i].parent;
+        a[5 + 4 * i] = rows[i].want_logits;
+    }
+    return remote_announce(REMOTE_FORWARD, a, 2 + 4 * n, NULL, e);
+}
+
 tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, int n, tpl_err *e)
 {
     int n_seqs = 0, longest = 0;
@@ -151,6 +167,8 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
     for (int i = 0; i < n_seqs; i++)
         lay_rows(s, rows, s->seq_row0[i], s->seq_row0[i + 1], i, !chain);
     s->phase = phase;
+    if (s->remote_id)
+        TPL_TRY(announce(s, phase, rows, n, e));
     TPL_TRY(team_run(s->t, walk, s, e));
     for (int i = 0; i < n_seqs; i++) {
         session_seq *q = &s->seqs[s->batch_seqs[i]];

@@ -2,6 +2,9 @@
 
 #include <stdlib.h>
 
+#include "device/procs.h"
+#include "engine/remote.h"
+
 enum { CALIB_ROWS = 48, CALIB_ROW_TOK = 2048, FIT_ROWS = 2 };
 
 struct lab {
@@ -11,7 +14,17 @@ struct lab {
     bool calibrated;
     text_rows rows;
     calibration cal;
+    int64_t remote_id; /* 0: no followers */
 };
+
+static tpl_code announce_text(remote_call call, const int64_t *args, int n, const char *first, const char *second, tpl_err *e)
+{
+    text_buf b = {0};
+    text_addf(&b, "%s\n%s", first, second ? second : "");
+    tpl_code rc = remote_announce(call, args, n, b.data, e);
+    text_fini(&b);
+    return rc;
+}
 
 tpl_code lab_open(const char *dir, const lab_calibration *c, lab **out, tpl_err *e)
 {
@@ -25,6 +38,11 @@ tpl_code lab_open(const char *dir, const lab_calibration *c, lab **out, tpl_err 
         goto fail;
     }
     TPL_GOTO(rc, model_check_finite(l->m, e), fail);
+    if (remote_leads()) {
+        int64_t id = remote_new_id(), args[] = {id, c->rows, c->row_tok, c->cache, c->tp};
+        TPL_GOTO(rc, announce_text(REMOTE_LAB_OPEN, args, 5, dir, c->text, e), fail);
+        l->remote_id = id;
+    }
     *out = l;
     return TPL_OK;
 fail:
@@ -36,6 +54,8 @@ void lab_close(lab *l)
 {
     if (!l)
         return;
+    if (l->remote_id)
+        remote_announce(REMOTE_LAB_CLOSE, &l->remote_id, 1, NULL, NULL);
     if (l->calibrated)
         calibration_free(&l->cal);
     text_rows_free(&l->rows);
@@ -123,11 +143,26 @@ static tpl_code build_transform(lab *l, const variant *v, transform **out, tpl_e
     return rc;
 }
 
-tpl_code lab_run_open(lab *l, const variant *v, const team_options *o, lab_run *out, tpl_err *e)
+/* Followers open the same run beside this one. */
+static tpl_code announce_run(const lab *l, const variant *v, team_options *o, int64_t *id, tpl_err *e)
+{
+    char text[VARIANT_TEXT];
+    variant_format(v, text);
+    *id = o->remote_id = remote_new_id();
+    int64_t args[] = {*id, l->remote_id, o->tp, o->compute, o->kv, o->isolate, o->plan.attention_only};
+    return announce_text(REMOTE_RUN_OPEN, args, 7, text, o->backend, e);
+}
+
+tpl_code lab_run_open(lab *l, const variant *v, const team_options *given, lab_run *out, tpl_err *e)
 {
     lab_run r = {0};
+    team_options own = *given, *o = &own;
     tpl_code rc;
     TPL_TRY(variant_fit(v, model_cfg(l->m), o->tp, e));
+    if (o->ranks == RANKS_MPI && o->tp != procs_count())
+        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
+    if (o->ranks == RANKS_MPI && remote_leads())
+        TPL_TRY(announce_run(l, v, o, &r.remote_id, e));
     if (variant_needs_transform(v)) {
         TPL_GOTO(rc, build_transform(l, v, &r.transform, e), fail);
         TPL_GOTO(rc, transform_fold(l->m, r.transform, o->compute == DT_BF16 ? DT_BF16 : DT_F32, &r.folded, e), fail);
@@ -142,6 +177,8 @@ fail:
 
 void lab_run_close(lab_run *r)
 {
+    if (r->remote_id)
+        remote_announce(REMOTE_RUN_CLOSE, &r->remote_id, 1, NULL, NULL);
     team_destroy(r->team);
     folded_destroy(r->folded);
     transform_destroy(r->transform);

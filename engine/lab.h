@@ -34,6 +34,7 @@ typedef struct {
     team *team;
     transform *transform; /* NULL for mla, mla-dcp, gqa */
     folded *folded;
+    int64_t remote_id; /* teams of processes: what followers call this run; 0: none */
 } lab_run;
 
 tpl_code lab_run_open(lab *l, const variant *v, const team_options *o, lab_run *out, tpl_err *e);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/remote.h"
 #include "engine/session_impl.h"
 
 /* ---- life ---- */
@@ -132,6 +133,12 @@ tpl_code session_create(team *t, const session_options *o, session **out, tpl_er
     tpl_code rc = TPL_OK;
     for (int i = 0; i < s->n_ranks && rc == TPL_OK; i++)
         rc = create_rank(s, i, e);
+    if (rc == TPL_OK && team_opts(t)->ranks == RANKS_MPI && remote_leads()) {
+        s->remote_args = tpl_malloc(sizeof *s->remote_args * (2 + 4 * rows));
+        int64_t id = remote_new_id(), args[] = {id, team_opts(t)->remote_id, o->max_seqs, o->max_tok, s->o.total_tok, o->max_rows, o->max_logits};
+        rc = remote_announce(REMOTE_SESSION_OPEN, args, 7, NULL, e);
+        s->remote_id = rc == TPL_OK ? id : 0;
+    }
     if (rc != TPL_OK) {
         session_destroy(s);
         return rc;
@@ -144,6 +151,9 @@ void session_destroy(session *s)
 {
     if (!s)
         return;
+    if (s->remote_id)
+        remote_announce(REMOTE_SESSION_CLOSE, &s->remote_id, 1, NULL, NULL);
+    free(s->remote_args);
     for (int i = 0; i < s->n_ranks; i++) {
         session_rank *r = &s->ranks[i];
         for (int b = 0; r->buf_mem && b < team_plan(s->t, i)->n_bufs; b++)
@@ -208,12 +218,14 @@ int session_add_seq(session *s)
         if (s->seqs[i].alive)
             continue;
         s->seqs[i] = (session_seq){.alive = true};
+        if (s->remote_id)
+            remote_announce(REMOTE_ADD_SEQ, &s->remote_id, 1, NULL, NULL);
         return i;
     }
     return -1;
 }
 
-void session_truncate(session *s, int seq, int len)
+static void forget_from(session *s, int seq, int len)
 {
     session_seq *q = &s->seqs[seq];
     assert(q->alive && len >= 0 && len <= q->len);
@@ -225,9 +237,19 @@ void session_truncate(session *s, int seq, int len)
         q->branched = false;
 }
 
+/* These two cannot fail; if followers are gone, the launcher is ending this process too. */
+void session_truncate(session *s, int seq, int len)
+{
+    if (s->remote_id)
+        remote_announce(REMOTE_TRUNCATE, (int64_t[]){s->remote_id, seq, len}, 3, NULL, NULL);
+    forget_from(s, seq, len);
+}
+
 void session_drop_seq(session *s, int seq)
 {
-    session_truncate(s, seq, 0);
+    if (s->remote_id)
+        remote_announce(REMOTE_DROP_SEQ, (int64_t[]){s->remote_id, seq}, 2, NULL, NULL);
+    forget_from(s, seq, 0);
     s->seqs[seq].alive = false;
 }
 

@@ -45,6 +45,8 @@ struct session {
     int n_logits;
     plan_phase phase;
     step_observer observer;
+    int64_t remote_id; /* teams of processes: what followers call this session; 0: none */
+    int64_t *remote_args; /* [2 + 4 * max_rows] a forward pass, to announce */
 };
 
 /* Takes the pages the batch needs (all or nothing) and lays out the page tables that kernels see. */

@@ -7,6 +7,7 @@
 
 #include <omp.h>
 
+#include "device/procs.h"
 #include "engine/rope.h"
 
 typedef tpl_code (*rank_fn)(void *arg, int local_rank, tpl_err *e);
@@ -38,9 +39,22 @@ struct team {
     void *arg;
 };
 
+static const char *const kind_names[] = {[RANKS_LOCAL] = "local", [RANKS_SOLO] = "solo", [RANKS_MPI] = "mpi"};
+
 const char *ranks_name(ranks_kind k)
 {
-    return k == RANKS_LOCAL ? "local" : "solo";
+    return kind_names[k];
+}
+
+bool ranks_from_name(const char *name, ranks_kind *out)
+{
+    for (int k = RANKS_LOCAL; k <= RANKS_MPI; k++) {
+        if (strcmp(kind_names[k], name) == 0) {
+            *out = (ranks_kind)k;
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- weights ---- */
@@ -208,12 +222,14 @@ static void stop_workers(team *t)
 static tpl_code create_ranks(team *t, const variant *v, tpl_err *e)
 {
     comm **handles = tpl_calloc((size_t)t->o.tp, sizeof *handles);
-    tpl_code rc = t->o.ranks == RANKS_SOLO ? comm_solo_create(t->o.tp, &handles[0], e) : comm_local_create(t->o.tp, handles, e);
+    tpl_code rc = t->o.ranks == RANKS_SOLO  ? comm_solo_create(t->o.tp, &handles[0], e)
+                  : t->o.ranks == RANKS_MPI ? comm_procs_create(&handles[0], e)
+                                            : comm_local_create(t->o.tp, handles, e);
     for (int i = 0; i < t->n_local && rc == TPL_OK; i++)
         t->ranks[i].comm = handles[i];
     free(handles);
     for (int i = 0; i < t->n_local && rc == TPL_OK; i++) {
-        rc = plan_create(model_cfg(t->m), v, t->o.tp, i, t->o.plan, &t->ranks[i].p, e);
+        rc = plan_create(model_cfg(t->m), v, t->o.tp, t->o.ranks == RANKS_MPI ? procs_rank() : i, t->o.plan, &t->ranks[i].p, e);
         if (rc == TPL_OK)
             rc = bind_weights(t, &t->ranks[i], e);
     }
@@ -225,9 +241,11 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     const model_config *c = model_cfg(m);
     TPL_TRY(kernel_check_library(e));
     TPL_TRY(variant_fit(v, c, o->tp, e));
+    if (o->ranks == RANKS_MPI && o->tp != procs_count())
+        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
     assert(variant_needs_transform(v) == (f != NULL));
     team *t = tpl_calloc(1, sizeof *t);
-    *t = (team){.m = m, .f = f, .o = *o, .n_local = o->ranks == RANKS_SOLO ? 1 : o->tp};
+    *t = (team){.m = m, .f = f, .o = *o, .n_local = o->ranks == RANKS_LOCAL ? o->tp : 1};
     if (t->o.compute == DT_NONE)
         t->o.compute = DT_F32;
     if (t->o.kv == DT_NONE)

@@ -14,9 +14,10 @@
 #include "engine/transform.h"
 #include "kernels/kernels.h"
 
-typedef enum { RANKS_LOCAL, RANKS_SOLO } ranks_kind;
+typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI } ranks_kind;
 
 const char *ranks_name(ranks_kind k);
+bool ranks_from_name(const char *name, ranks_kind *out);
 
 typedef struct {
     int32_t tp;
@@ -25,6 +26,7 @@ typedef struct {
     const char *backend;   /* row of the kernels table: "cpu" (NULL) or "ref" */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
     plan_options plan;
+    int64_t remote_id; /* RANKS_MPI: what followers call this team; set by lab.c */
 } team_options;
 
 typedef struct team team;
