@@ -15,6 +15,7 @@ typedef struct {
     ds_protocol protocol;
     int limit, long_limit, text_rows, row_tok, calib_rows;
     tpl_dtype compute, kv;
+    ranks_kind ranks;
     bool list, no_cache;
     table_format format;
 } eval_state;
@@ -29,6 +30,7 @@ static const cli_option options[] = {
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"variant", "LIST", "attention variants, e.g. mla,tpla:g=2:u=pca (default mla or gqa, as the model is)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
+    {"ranks", "KIND", "local: threads; mpi: processes, started with mpirun (default local)", false},
     {"task", "LIST", "arc, piqa, hellaswag, winogrande, openbookqa, single_doc_qa, multi_hop_qa, summarisation, few_shot, synthetic, code, text (default all)", false},
     {"limit", "N", "items a multiple-choice set, 0: all (default 0)", false},
     {"long-limit", "N", "items a long set, 0: all (default: as limit)", false},
@@ -96,6 +98,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return cli_set_axis(c, key, value, 1, 64, &s->tps, e);
     if (strcmp(key, "task") == 0)
         return cli_set_words(c, key, value, &s->tasks, e);
+    if (strcmp(key, "ranks") == 0)
+        return cli_set_ranks(value, &s->ranks, e);
     if (strcmp(key, "compute") == 0)
         return cli_set_compute(key, value, &s->compute, e);
     if (strcmp(key, "kv") == 0)
@@ -140,7 +144,7 @@ static eval_request request_of(const eval_state *s, lab *l, const cli_context *c
 {
     return (eval_request){.lab = l, .variants = s->variants.v, .n_variants = s->variants.n, .tps = s->tps.v, .n_tps = s->tps.n, .tasks = s->tasks.v,
                           .n_tasks = s->tasks.n, .protocol = s->protocol, .data_dir = s->data, .heldout = s->heldout, .limit = s->limit,
-                          .long_limit = s->long_limit, .text_rows = s->text_rows, .row_tok = s->row_tok, .compute = s->compute, .kv = s->kv, .command = c->command};
+                          .long_limit = s->long_limit, .text_rows = s->text_rows, .row_tok = s->row_tok, .compute = s->compute, .kv = s->kv, .ranks = s->ranks, .command = c->command};
 }
 
 /* Ranks for the calibration passes: as many as cores, as far as the heads divide. */

@@ -100,7 +100,7 @@ tpl_code baseline_logits(baseline *b, lab *l, const variant *exact, const cell_k
     }
     if (fill || b->logits_ready)
         return TPL_OK;
-    TPL_TRY(lab_run_open(l, exact, &(team_options){.tp = k->tp, .compute = k->q->compute, .kv = k->q->kv}, &run, e));
+    TPL_TRY(lab_run_open(l, exact, &(team_options){.tp = k->tp, .ranks = k->q->ranks, .compute = k->q->compute, .kv = k->q->kv}, &run, e));
     tpl_code rc = text_task_run(&run, rows, &b->logits, true, &r, e);
     lab_run_close(&run);
     if (rc != TPL_OK)

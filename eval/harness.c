@@ -303,7 +303,7 @@ static tpl_code run_variant(harness *h, int v, int tp, int *done, int total, tpl
             continue;
         log_note("[%d/%d] %s tp=%d %s", *done + 1, total, text, tp, k.task);
         if (!run.team)
-            rc = lab_run_open(q->lab, k.v, &(team_options){.tp = tp, .compute = q->compute, .kv = q->kv}, &run, e);
+            rc = lab_run_open(q->lab, k.v, &(team_options){.tp = tp, .ranks = q->ranks, .compute = q->compute, .kv = q->kv}, &run, e);
         const calibration *cal = lab_calibrated(q->lab);
         if (cal && variant_needs_calibration(k.v))
             k.calib_sha = cal->text_sha.hex;

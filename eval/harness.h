@@ -25,6 +25,7 @@ typedef struct {
     int long_limit;          /* items a long set; 0: all */
     int text_rows, row_tok;  /* rows of held-out text; 0: all of 2,048 tokens (cut to the model's context) */
     tpl_dtype compute, kv;
+    ranks_kind ranks;
     const char *command;     /* what makes the rows again, written into each */
 } eval_request;
 
