@@ -71,7 +71,10 @@ typedef struct {
 /* The rows of one forward pass. Rows of a sequence are adjacent: sequence s owns rows [seq_row0[s], seq_row0[s + 1]).
  * Its row number i (from 0) is written to slot seq_prefix[s] + i. A row sees every slot below seq_prefix[s] and, among
  * its sequence's rows, those of row_mask: bit j of word j/64 stands for row seq_row0[s] + j; with row_mask NULL it sees
- * rows 0..i (a causal chain). A row always sees itself. */
+ * rows 0..i (a causal chain). A row always sees itself.
+ * Where seq_open is given, seq_open[s] earlier rows of an unfinished tree lie between the prefix and this batch's rows:
+ * row number i is then written to slot seq_prefix[s] + seq_open[s] + i, and bit j of its mask stands for slot
+ * seq_prefix[s] + j. seq_open comes with a row_mask. */
 typedef struct {
     int32_t n_rows, n_seqs;
     const int32_t *row_token;  /* [n_rows] */
@@ -79,9 +82,10 @@ typedef struct {
     const int32_t *row_pos;    /* [n_rows] position for RoPE */
     const int32_t *seq_row0;   /* [n_seqs + 1] */
     const int32_t *seq_prefix; /* [n_seqs] */
+    const int32_t *seq_open;   /* [n_seqs] or NULL */
     const uint64_t *row_mask;  /* [n_rows, mask_words] or NULL */
     int32_t mask_words;
-    int64_t ctx_tok;       /* sum over sequences of prefix + rows: tokens an attention reads (for op_cost) */
+    int64_t ctx_tok;       /* sum over sequences of prefix + open + rows: tokens an attention reads (for op_cost) */
     int64_t visible_pairs; /* sum over rows of slots seen (for op_cost) */
 } batch_view;
 

@@ -36,16 +36,22 @@ static inline int32_t batch_seq_rows(const batch_view *b, int32_t seq)
     return b->seq_row0[seq + 1] - b->seq_row0[seq];
 }
 
+/* First slot of this batch's rows. */
+static inline int64_t batch_seq_slot0(const batch_view *b, int32_t seq)
+{
+    return (int64_t)b->seq_prefix[seq] + (b->seq_open ? b->seq_open[seq] : 0);
+}
+
 static inline int64_t batch_row_slot(const batch_view *b, int32_t row)
 {
     int32_t seq = b->row_seq[row];
-    return (int64_t)b->seq_prefix[seq] + row - b->seq_row0[seq];
+    return batch_seq_slot0(b, seq) + row - b->seq_row0[seq];
 }
 
 /* Slots of a sequence once this batch has been appended. */
 static inline int64_t batch_seq_slots(const batch_view *b, int32_t seq)
 {
-    return (int64_t)b->seq_prefix[seq] + batch_seq_rows(b, seq);
+    return batch_seq_slot0(b, seq) + batch_seq_rows(b, seq);
 }
 
 /* Whether a row sees a slot of its own sequence; `window` 0: no limit. */

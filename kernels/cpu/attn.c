@@ -94,7 +94,7 @@ static void copy_query(const source *s, float *dst, const float *src, int64_t n)
 static int64_t tokens_in_sight(const batch_view *b, const kv_view *kv, int32_t seq, int64_t rows)
 {
     int64_t in_batch = b->row_mask ? batch_seq_rows(b, seq) : rows;
-    return paging_n_kept(kv, b->seq_prefix[seq] + in_batch);
+    return paging_n_kept(kv, batch_seq_slot0(b, seq) + in_batch);
 }
 
 /* ---- latent ---- */
