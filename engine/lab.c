@@ -1,9 +1,11 @@
 #include "engine/lab.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "device/procs.h"
 #include "engine/remote.h"
+#include "engine/shape.h"
 
 enum { CALIB_ROWS = 48, CALIB_ROW_TOK = 2048, FIT_ROWS = 2 };
 
@@ -31,6 +33,11 @@ tpl_code lab_open(const char *dir, const lab_calibration *c, lab **out, tpl_err 
     lab *l = tpl_calloc(1, sizeof *l);
     tpl_code rc;
     l->c = *c;
+    if (shape_is_spec(dir)) {
+        TPL_GOTO(rc, model_open_shape(dir, NULL, &l->m, e), fail);
+        *out = l;
+        return TPL_OK;
+    }
     TPL_GOTO(rc, model_open(dir, &l->m, e), fail);
     TPL_GOTO(rc, tokenizer_open(dir, &l->tok, e), fail);
     if (tokenizer_vocab(l->tok) > model_cfg(l->m)->vocab) {
@@ -163,7 +170,9 @@ tpl_code lab_run_open(lab *l, const variant *v, const team_options *given, lab_r
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
     if (o->ranks == RANKS_MPI && remote_leads())
         TPL_TRY(announce_run(l, v, o, &r.remote_id, e));
-    if (variant_needs_transform(v)) {
+    if (model_is_random(l->m) && (!o->backend || strcmp(o->backend, "cuda") != 0))
+        TPL_GOTO(rc, model_make_weights(l->m, e), fail);
+    if (variant_needs_transform(v) && !model_is_random(l->m)) {
         TPL_GOTO(rc, build_transform(l, v, &r.transform, e), fail);
         TPL_GOTO(rc, transform_fold(l->m, r.transform, o->compute == DT_BF16 ? DT_BF16 : DT_F32, &r.folded, e), fail);
     }

@@ -1,5 +1,5 @@
 /* lab.h - a checkpoint made ready to run in any variant: model, tokenizer, calibration, transforms, teams.
- * For:    commands and harnesses that take a model folder and a list of variants.
+ * For:    commands and harnesses that take a model folder, or a shape ("shape:PATH.json,layers=N,..."), and a list of variants.
  * Enter:  eval/, bench/, cli/, tests/.
  * Owns:   lab_open() owns model and tokenizer and, once a variant needed it, the calibration; lab_run_open() owns a variant's
  *         folded weights and team. Close runs before their lab.
@@ -24,7 +24,7 @@ tpl_code lab_open(const char *dir, const lab_calibration *c, lab **out, tpl_err 
 void lab_close(lab *l);
 
 model *lab_model(lab *l);
-const tokenizer *lab_tokenizer(const lab *l);
+const tokenizer *lab_tokenizer(const lab *l); /* NULL for a shape */
 /* Begin-of-text token: the configuration's bos, else eos, else -1. */
 int32_t lab_bos(const lab *l);
 /* NULL until a variant needed it. */

@@ -6,14 +6,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
 
 #include "base/log.h"
 #include "engine/safetensors.h"
+#include "engine/shape.h"
 
 typedef struct {
     mat view;
     const st_tensor *tensor; /* NULL: the model has no such weight */
 } weight;
+
+/* Addresses of a random model's weights: reserved at first, filled when a host backend wants them. */
+typedef struct {
+    char *base;   /* NULL: a checkpoint */
+    size_t bytes;
+    uint64_t seed;
+    bool made, attention_only;
+} random_set;
 
 struct model {
     arena mem;
@@ -22,6 +33,7 @@ struct model {
     st_set *files;
     weight *weights; /* [W_N_ROLES, n_layers]; one-a-model roles use column 0 */
     sha256_hex sha;  /* empty until asked for */
+    random_set random;
 };
 
 /* Names as both families store them; %d is the layer. W_Q_B has a second name without a query latent. */
@@ -262,8 +274,157 @@ void model_close(model *m)
     if (!m)
         return;
     st_set_close(m->files);
+    if (m->random.base)
+        munmap(m->random.base, m->random.bytes);
     arena_fini(&m->mem);
     free(m);
+}
+
+/* ---- shapes: random weights ---- */
+
+enum { RANDOM_ALIGN = 256 };
+
+/* Calls fn on every weight that a shape has, in a fixed order. */
+static void each_slot(model *m, void (*fn)(model *m, weight_role r, int layer))
+{
+    for (int layer = 0; layer < m->cfg.n_layers; layer++)
+        for (weight_role r = 0; r < W_N_ROLES; r++)
+            if ((layer == 0 || weight_role_per_layer(r)) && role_shape(&m->cfg, r).n_dims)
+                fn(m, r, layer);
+}
+
+/* Sizes only; data holds the offset until the addresses are known. */
+static void place_weight(model *m, weight_role r, int layer)
+{
+    shape s = role_shape(&m->cfg, r);
+    bool tied = r == W_LM_HEAD && m->cfg.tied_embeddings;
+    mat *v = &slot(m, r, layer)->view;
+    *v = (mat){.dtype = DT_BF16, .rows = s.n_dims == 2 ? s.dims[0] : 1, .cols = s.dims[s.n_dims - 1]};
+    v->stride = v->cols;
+    if (tied) {
+        *v = slot(m, W_EMBED, 0)->view;
+        return;
+    }
+    v->data = (void *)m->random.bytes;
+    size_t bytes = (size_t)(v->rows * v->cols) * dtype_bytes(v->dtype);
+    m->random.bytes += (bytes + RANDOM_ALIGN - 1) / RANDOM_ALIGN * RANDOM_ALIGN;
+}
+
+static void move_weight(model *m, weight_role r, int layer)
+{
+    mat *v = &slot(m, r, layer)->view;
+    v->data = m->random.base + (size_t)v->data;
+}
+
+/* Norm weights lie in [0.75, 1.25); a matrix of k columns has variance 1 / k, an embedding 1. */
+static random_recipe recipe_of(const model *m, const mat *v, weight_role r, int layer)
+{
+    uint64_t key = random_mix(m->random.seed + random_mix((uint64_t)r * 4096 + (uint64_t)layer + 1));
+    if (v->rows == 1)
+        return (random_recipe){.key = key, .size = 0.25f, .offset = 4};
+    return (random_recipe){.key = key, .size = r == W_EMBED ? 1.f : sqrtf(3.f / (float)v->cols)};
+}
+
+static void make_weight(model *m, weight_role r, int layer)
+{
+    const mat *v = &slot(m, r, layer)->view;
+    random_recipe recipe = recipe_of(m, v, r, layer);
+    bf16 *to = v->data;
+    int64_t n = v->rows * v->cols;
+    if (!own_tensor(m, r))
+        return;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        to[i] = bf16_from_f32(random_value(recipe, (uint64_t)i));
+}
+
+/* The file's configuration as a shape runs it. */
+static tpl_code shape_config(model *m, const shape_spec *s, const char *path, tpl_err *e)
+{
+    TPL_TRY(model_config_read(path, &m->cfg, e));
+    m->cfg.quant_method[0] = 0;
+    m->cfg.weight_dtype = DT_BF16;
+    m->cfg.rope = (rope_scaling){0};
+    if (s->layers > 0)
+        m->cfg.n_layers = s->layers;
+    model_config runs = m->cfg;
+    if (s->attention_only)
+        runs.n_experts = 0;
+    return model_config_runnable(&runs, e);
+}
+
+static tpl_code reserve_weights(model *m, tpl_err *e)
+{
+    m->weights = arena_array(&m->mem, weight, (size_t)W_N_ROLES * (size_t)m->cfg.n_layers);
+    each_slot(m, place_weight);
+    void *p = mmap(NULL, m->random.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return tpl_fail(e, TPL_E_MEMORY, m->dir, "needs addresses for %.3f GiB of weights", (double)m->random.bytes / 0x1p30);
+    m->random.base = p;
+    each_slot(m, move_weight);
+    return TPL_OK;
+}
+
+tpl_code model_open_shape(const char *spec, const char *dir, model **out, tpl_err *e)
+{
+    shape_spec s;
+    TPL_TRY(shape_parse(spec, &s, e));
+    model *m = tpl_calloc(1, sizeof *m);
+    arena_init(&m->mem);
+    m->dir = arena_strdup(&m->mem, spec);
+    m->random.seed = s.seed;
+    m->random.attention_only = s.attention_only;
+    bool is_path = text_is_file(s.name);
+    const char *path = is_path ? s.name : arena_printf(&m->mem, "%s/%s.json", dir ? dir : "models/shapes", s.name);
+    tpl_code rc = shape_config(m, &s, path, e);
+    if (rc == TPL_OK)
+        rc = reserve_weights(m, e);
+    if (rc == TPL_OK)
+        *out = m;
+    else
+        model_close(m);
+    return rc;
+}
+
+bool model_is_random(const model *m)
+{
+    return m->random.base != NULL;
+}
+
+bool model_attention_only(const model *m)
+{
+    return m->random.attention_only;
+}
+
+tpl_code model_make_weights(model *m, tpl_err *e)
+{
+    struct sysinfo machine;
+    random_set *r = &m->random;
+    if (!r->base || r->made)
+        return TPL_OK;
+    size_t total = sysinfo(&machine) == 0 ? (size_t)machine.totalram * machine.mem_unit : SIZE_MAX;
+    if (r->bytes > total || mprotect(r->base, r->bytes, PROT_READ | PROT_WRITE) != 0)
+        return tpl_fail(e, TPL_E_MEMORY, m->dir, "needs %.3f GiB for random weights, the machine has %.3f GiB in all",
+                        (double)r->bytes / 0x1p30, (double)total / 0x1p30);
+    each_slot(m, make_weight);
+    r->made = true;
+    return TPL_OK;
+}
+
+bool model_weight_recipe(const model *m, const void *at, random_recipe *recipe, uint64_t *index)
+{
+    for (int layer = 0; m->random.base && layer < m->cfg.n_layers; layer++)
+        for (weight_role r = 0; r < W_N_ROLES; r++) {
+            const mat *v = &slot(m, r, layer)->view;
+            size_t bytes = (size_t)(v->rows * v->cols) * dtype_bytes(v->dtype);
+            const char *p = v->data, *q = at;
+            if (!p || !own_tensor(m, r) || q < p || q >= p + bytes)
+                continue;
+            *recipe = recipe_of(m, v, r, weight_role_per_layer(r) ? layer : 0);
+            *index = (uint64_t)(q - p) / dtype_bytes(v->dtype);
+            return true;
+        }
+    return false;
 }
 
 /* ---- reading ---- */
@@ -286,19 +447,20 @@ mat model_weight(const model *m, weight_role r, int layer)
 int64_t model_file_bytes(const model *m)
 {
     int64_t n = 0;
-    for (int32_t i = 0; i < st_set_count(m->files); i++)
+    for (int32_t i = 0; m->files && i < st_set_count(m->files); i++)
         n += st_set_at(m->files, i)->bytes;
     return n;
 }
 
 int32_t model_tensor_count(const model *m)
 {
-    return st_set_count(m->files);
+    return m->files ? st_set_count(m->files) : 0;
 }
 
 void model_forbid_reads(model *m)
 {
-    st_set_forbid_reads(m->files);
+    if (m->files)
+        st_set_forbid_reads(m->files);
 }
 
 /* ---- finiteness: a value is NaN or infinite if and only if all its exponent bits are set ---- */
@@ -388,6 +550,10 @@ static tpl_code hash_file(sha256_state *s, const char *path, char *chunk, size_t
 tpl_code model_sha256(model *m, sha256_hex *out, tpl_err *e)
 {
     enum { CHUNK = 1 << 20 };
+    if (m->random.base) { /* the name says all there is to say of the weights of a shape */
+        *out = sha256_bytes(m->dir, strlen(m->dir));
+        return TPL_OK;
+    }
     if (!m->sha.hex[0]) {
         arena_mark mark = arena_get_mark(&m->mem);
         char *chunk = arena_alloc(&m->mem, CHUNK);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "kernels/ops.h"
+#include "kernels/random.h"
 
 typedef enum { ATTN_MLA, ATTN_GQA } attn_kind;
 
@@ -97,6 +98,18 @@ typedef struct model model;
  * every tensor the configuration implies is there with its shape and a known type, and nothing overlaps. Gives *out. */
 tpl_code model_open(const char *dir, model **out, tpl_err *e);
 void model_close(model *m);
+
+/* A model of a shape file with seeded random weights: "shape:NAME,layers=N,moe=off|full,seed=N" (shape.h). Files of bare names
+ * lie in `dir`. bf16, no quantization, plain positions: its logits mean nothing, its sizes are the model's. Weights take no
+ * memory until model_make_weights(); norms are near 1, matrices keep the size of what they multiply. */
+tpl_code model_open_shape(const char *spec, const char *dir, model **out, tpl_err *e);
+bool model_is_random(const model *m);
+/* Whether plans leave the feed-forward of all layers out (moe=off). */
+bool model_attention_only(const model *m);
+/* Makes a random model's weights in host memory, once; nothing to do for a checkpoint. TPL_E_MEMORY with the bytes. */
+tpl_code model_make_weights(model *m, tpl_err *e);
+/* How the matrix around a random model's weight pointer is drawn, and the pointer's index in it. False for checkpoints. */
+bool model_weight_recipe(const model *m, const void *at, random_recipe *recipe, uint64_t *index);
 
 /* Only the configuration: of a checkpoint folder, or of a models/shapes/NAME.json file (a config.json without weights). */
 tpl_code model_config_read(const char *path, model_config *out, tpl_err *e);

@@ -28,6 +28,7 @@ struct team {
     int n_local;
     team_rank *ranks;
     float *rope_cos, *rope_sin;
+    float **plain_alpha; /* [n_layers][g] of a random model, which has no transform */
     /* Jobs: a new generation number starts one; `left` counts the workers that still run. */
     worker *workers; /* [n_local]; worker 0 is the caller */
     pthread_mutex_t lock;
@@ -236,6 +237,18 @@ static tpl_code create_ranks(team *t, const variant *v, tpl_err *e)
     return rc;
 }
 
+/* Random weights lie in no particular basis: every slice carries 1 / g of the energy. */
+static float **make_plain_alpha(int n_layers, int g)
+{
+    float **alpha = tpl_calloc(1, (size_t)n_layers * sizeof *alpha + (size_t)g * sizeof **alpha);
+    float *one = (float *)(void *)(alpha + n_layers);
+    for (int i = 0; i < g; i++)
+        one[i] = (float)g;
+    for (int i = 0; i < n_layers; i++)
+        alpha[i] = one;
+    return alpha;
+}
+
 tpl_code team_create(const model *m, const folded *f, const variant *v, const team_options *o, team **out, tpl_err *e)
 {
     const model_config *c = model_cfg(m);
@@ -243,7 +256,7 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     TPL_TRY(variant_fit(v, c, o->tp, e));
     if (o->ranks == RANKS_MPI && o->tp != procs_count())
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
-    assert(variant_needs_transform(v) == (f != NULL));
+    assert((variant_needs_transform(v) && !model_is_random(m)) == (f != NULL));
     team *t = tpl_calloc(1, sizeof *t);
     *t = (team){.m = m, .f = f, .o = *o, .n_local = o->ranks == RANKS_LOCAL ? o->tp : 1};
     if (t->o.compute == DT_NONE)
@@ -260,6 +273,9 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     t->rope_cos = tpl_malloc(table * sizeof(float));
     t->rope_sin = tpl_malloc(table * sizeof(float));
     rope_fill(c, c->max_pos, t->rope_cos, t->rope_sin);
+    t->o.plan.attention_only = t->o.plan.attention_only || model_attention_only(m);
+    if (model_is_random(m))
+        t->plain_alpha = make_plain_alpha(c->n_layers, v->g);
     tpl_code rc = create_ranks(t, v, e);
     if (rc == TPL_OK)
         rc = start_workers(t, e);
@@ -289,6 +305,7 @@ void team_destroy(team *t)
     free(t->workers);
     free(t->rope_cos);
     free(t->rope_sin);
+    free(t->plain_alpha);
     pthread_cond_destroy(&t->begin);
     pthread_cond_destroy(&t->end);
     pthread_mutex_destroy(&t->lock);
@@ -344,5 +361,5 @@ const float *team_rope_sin(const team *t)
 
 const float *const *team_alpha(const team *t)
 {
-    return t->f ? folded_alpha(t->f) : NULL;
+    return t->f ? folded_alpha(t->f) : (const float *const *)t->plain_alpha;
 }
