@@ -188,6 +188,7 @@ static tpl_code measure(const eval_state *s, lab *l, cli_context *c, tpl_err *e)
 {
     cli_run r = {0};
     eval_request q = request_of(s, l, c);
+    TPL_TRY(eval_check(&q, e)); /* so that no empty run is left behind */
     TPL_TRY(cli_open_run(c, s->out, s->resume, "eval", &r, e));
     tpl_code rc = note_data(s, c, r.rd, e);
     if (rc == TPL_OK)

@@ -1,5 +1,6 @@
 /* main.c - `tplabench COMMAND`: finds the command, parses its options, runs it, prints the one error line there may be. */
 #include <argp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,7 @@ static tpl_code parse_command(parse_state *p, int argc, char **argv, tpl_err *e)
     struct argp parser = {.options = options, .parser = parse_one, .args_doc = p->cmd->args, .doc = doc};
     argv[0] = name;
     argp_err_exit_status = tpl_exit_status(TPL_E_USAGE);
+    setenv("ARGP_HELP_FMT", "rmargin=124", 0); /* examples stay on one line each, so that they can be copied */
     if (argp_parse(&parser, argc, argv, 0, NULL, p) != 0) {
         *e = p->err;
         return p->rc ? p->rc : tpl_fail(e, TPL_E_USAGE, p->cmd->name, "cannot read the options");
@@ -176,6 +178,7 @@ int main(int argc, char **argv)
         return tpl_exit_status(TPL_E_USAGE);
     }
     interrupt_install();
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit becomes an error of write() like a full disk */
     tpl_err e = {0};
     tpl_code rc = run_or_follow(cmd, argc, argv, &e);
     progress_clear();

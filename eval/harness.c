@@ -315,32 +315,58 @@ static tpl_code run_variant(harness *h, int v, int tp, int *done, int total, tpl
     return rc;
 }
 
-static tpl_code check_request(const eval_request *q, tpl_err *e)
+/* Reads a task's whole file, so that a bad line is known before anything is measured. */
+static tpl_code check_items(const eval_request *q, const ds_task *t, arena *a, tpl_err *e)
 {
-    const model_config *c = model_cfg(lab_model(q->lab));
-    for (int t = 0; t < q->n_tasks; t++)
-        if (!ds_find_task(q->tasks[t]))
-            return tpl_fail(e, TPL_E_USAGE, "--task", "no such task '%s'; tasks are arc, piqa, hellaswag, winogrande, openbookqa, single_doc_qa, multi_hop_qa, "
-                            "summarisation, few_shot, synthetic, code, text", q->tasks[t]);
+    ds_mc_item *mc;
+    ds_long_item *longer;
+    int n;
+    if (t->kind == DS_MC)
+        return ds_read_mc(a, q->data_dir, t->name, q->protocol, q->limit, &mc, &n, e);
+    if (t->kind == DS_LONG)
+        return ds_read_long(a, q->data_dir, t->name, q->protocol == DS_LM_EVAL ? DS_LONGBENCH : DS_FIXTURE, q->long_limit, &longer, &n, e);
+    int max_pos = model_cfg(lab_model(q->lab))->max_pos;
+    if (q->row_tok > max_pos)
+        return tpl_fail(e, TPL_E_USAGE, "--row-tok", "is %d, expected at most the model's max_position_embeddings %d", q->row_tok, max_pos);
+    if (!q->heldout)
+        return tpl_fail(e, TPL_E_USAGE, "--heldout", "is not given, but task 'text' needs held-out text");
+    return TPL_OK;
+}
+
+static tpl_code check_tasks(const eval_request *q, tpl_err *e)
+{
+    arena a;
+    tpl_code rc = TPL_OK;
+    arena_init(&a);
+    for (int t = 0; t < q->n_tasks && rc == TPL_OK; t++) {
+        const ds_task *task = ds_find_task(q->tasks[t]);
+        rc = task ? check_items(q, task, &a, e)
+                  : tpl_fail(e, TPL_E_USAGE, "--task", "no such task '%s'; tasks are arc, piqa, hellaswag, winogrande, openbookqa, single_doc_qa, multi_hop_qa, "
+                             "summarisation, few_shot, synthetic, code, text", q->tasks[t]);
+    }
+    arena_fini(&a);
+    return rc;
+}
+
+tpl_code eval_check(const eval_request *q, tpl_err *e)
+{
     for (int i = 0; i < q->n_tps; i++)
         for (int v = 0; v < q->n_variants; v++)
-            TPL_TRY(variant_fit(&q->variants[v], c, (int)q->tps[i], e));
-    return TPL_OK;
+            TPL_TRY(variant_fit(&q->variants[v], model_cfg(lab_model(q->lab)), (int)q->tps[i], e));
+    return check_tasks(q, e);
 }
 
 static tpl_code prepare(harness *h, const eval_request *q, tpl_err *e)
 {
     const model_config *c = model_cfg(lab_model(q->lab));
     arena_init(&h->mem);
-    TPL_TRY(check_request(q, e));
+    TPL_TRY(eval_check(q, e));
     h->exact = variant_exact(c);
     for (int t = 0; t < q->n_tasks; t++) {
         if (ds_find_task(q->tasks[t])->kind != DS_TEXT)
             continue;
         int row_tok = q->row_tok ? q->row_tok : 2048;
         row_tok = row_tok > c->max_pos ? c->max_pos : row_tok;
-        if (!q->heldout)
-            return tpl_fail(e, TPL_E_USAGE, "--heldout", "is not given, but task 'text' needs held-out text");
         return text_rows_read(q->heldout, lab_tokenizer(q->lab), lab_bos(q->lab), q->text_rows, row_tok, &h->text, e);
     }
     return TPL_OK;

@@ -29,6 +29,9 @@ typedef struct {
     const char *command;     /* what makes the rows again, written into each */
 } eval_request;
 
+/* What is wrong with a request before anything is measured: a variant or tp that does not fit, a task's file that is missing or
+ * malformed, a row longer than the model's context. eval_run() and eval_list() ask too. */
+tpl_code eval_check(const eval_request *q, tpl_err *e);
 /* Measures what the run directory does not have yet. */
 tpl_code eval_run(const eval_request *q, run_dir *rd, tpl_err *e);
 /* Prints to `out` which cells a run would measure, one a line, and which are there already. rd may be NULL. */
