@@ -162,26 +162,20 @@ tpl_code gemm_nt(const gemm_env *env, const mat *x, const mat *w, const mat *out
 
 /* ---- small weights ---- */
 
-/* Rows [k0, k0 + k) of b [k, n] with n a multiple of the lanes: transposed from w if need be, zeros behind n. */
+/* Rows [k0, k0 + k) of b [k, n], transposed from w if need be; what lies behind n is left as it is. */
 static void small_load(const gemm_env *env, const mat *w, bool transposed, int64_t k0, int64_t k, int64_t n,
                        int64_t stride, float *b)
 {
     enum { STRIP = 16 };
     float strip[STRIP * BLOCK_K];
-    for (int64_t r = 0; r < k && !transposed; r++) {
+    for (int64_t r = 0; r < k && !transposed; r++)
         load_row(env, w, k0 + r, 0, n, b + r * stride);
-        for (int64_t c = n; c < stride; c++)
-            b[r * stride + c] = 0;
-    }
     for (int64_t c = 0; c < n && transposed; c += STRIP) {
         int64_t cols = least(STRIP, n - c);
         for (int64_t i = 0; i < cols; i++)
             load_row(env, w, c + i, k0, k, strip + i * k);
         env->simd->transpose(b + c, stride, strip, k, cols, k);
     }
-    for (int64_t r = 0; r < k && transposed; r++)
-        for (int64_t c = n; c < stride; c++)
-            b[r * stride + c] = 0;
 }
 
 static void small_rows(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed,
