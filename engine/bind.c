@@ -32,6 +32,11 @@ static head_mat weight_heads(const bind_env *env, int w)
     return w < 0 ? (head_mat){0} : env->weights[w].h;
 }
 
+static const mat *weight_experts(const bind_env *env, int w)
+{
+    return w < 0 ? NULL : env->weights[w].experts;
+}
+
 static kv_view stream_view(const plan_step *s, const bind_env *env)
 {
     kv_view v = env->streams[s->stream];
@@ -106,6 +111,9 @@ static void bind_moe(op_call *c, const plan_step *s, const bind_env *env)
         c->moe_experts.x = ref_bind(s->in[0], env);
         c->moe_experts.ids = as_i32(ref_bind(s->in[1], env));
         c->moe_experts.weights = ref_bind(s->in[2], env);
+        c->moe_experts.gate = weight_experts(env, s->w[0]);
+        c->moe_experts.up = weight_experts(env, s->w[1]);
+        c->moe_experts.down = weight_experts(env, s->w[2]);
         c->moe_experts.weight_dtype = weight_heads(env, s->w[0]).dtype;
         c->moe_experts.out = ref_bind(s->out, env);
     }

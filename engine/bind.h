@@ -8,10 +8,12 @@
 
 #include "engine/plan.h"
 
-/* One of plan.weights in memory: `m` for matrices and vectors, `h` for per-head matrices. */
+/* One of plan.weights in memory: `m` for matrices and vectors, `h` for per-head matrices. Experts lie anywhere: `experts`
+ * are they, `h` has their sizes. */
 typedef struct {
     mat m;
     head_mat h;
+    const mat *experts; /* [h.heads] */
 } bound_weight;
 
 /* Everything a step's operands may refer to. Pointers may be NULL where only sizes are wanted. */

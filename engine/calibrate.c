@@ -44,7 +44,7 @@ static void tap_latent(const moment_tap *tap, int layer, mat kv)
         double ss = 0, *v = c + t * r;
         for (int i = 0; i < r; i++)
             ss += v[i] * v[i];
-        double scale = 1 / sqrt(ss / r + tap->cfg->rms_eps);
+        double scale = 1 / sqrt(ss / r + tap->cfg->latent_eps);
         for (int i = 0; i < r; i++)
             l->mean[i] += v[i] *= scale;
     }
@@ -254,7 +254,7 @@ static void fit_latent(fit_tap *f, int layer, mat kv)
         double ss = 0;
         for (int i = 0; i < r; i++)
             ss += (double)x[i] * x[i];
-        double scale = 1 / sqrt(ss / r + c->rms_eps);
+        double scale = 1 / sqrt(ss / r + c->latent_eps);
         for (int i = 0; i < r; i++)
             plain[i] = x[i] * scale;
         linalg_matmul(1, r, r, plain, 0, f->t->layers[layer].store, 1, f->chat + t * r);

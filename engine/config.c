@@ -10,27 +10,81 @@
 
 #include "base/json.h"
 
-/* What transformers assumes where a family's config.json is silent. */
+/* What a family's forward pass has, and what transformers assumes where its config.json is silent. */
+enum {
+    ROPE_PAIRS = 1 << 0,      /* rotary pairs are neighbours (2i, 2i + 1) */
+    BIAS_QKV = 1 << 1,        /* q, k and v have biases, always */
+    BIAS_BY_FIELD = 1 << 2,   /* attention_bias is heeded */
+    MLP_BIAS_BY_FIELD = 1 << 3, /* mlp_bias is heeded */
+    QK_NORM = 1 << 4,         /* an RMSNorm of each query and key head */
+    WINDOW_ALWAYS = 1 << 5,   /* sliding_window counts without use_sliding_window, in every layer */
+    WINDOW_BY_FIELD = 1 << 6, /* use_sliding_window, max_window_layers and layer_types are heeded */
+    NO_NORM_TOPK = 1 << 7,    /* norm_topk_prob is ignored, as transformers does */
+    TRANSMLA = 1 << 8         /* a GQA model converted to latent attention */
+};
+
 typedef struct {
     const char *architecture, *model_type;
-    double routed_scaling;
+    unsigned has;
     attn_kind attn;
+    int32_t head_dim, n_kv_heads, window; /* 0: hidden_size / heads, as many as heads, none */
+    double routed_scaling;
     moe_scoring scoring;
     moe_topk topk;
     int32_t n_group, topk_group;
-    bool norm_topk, interleaved, qkv_bias;
+    bool norm_topk;
 } family;
 
 static const family families[] = {
-    {"DeepseekV3ForCausalLM", "deepseek_v3", 2.5, ATTN_MLA, MOE_SIGMOID, MOE_NOAUX_TC, 8, 4, true, true, false},
-    {"DeepseekV2ForCausalLM", "deepseek_v2", 1.0, ATTN_MLA, MOE_SOFTMAX, MOE_GREEDY, 1, 1, false, true, false},
-    {"LlamaForCausalLM", "llama", 1.0, ATTN_GQA, MOE_SOFTMAX, MOE_GREEDY, 1, 1, false, false, false},
-    {"Qwen2ForCausalLM", "qwen2", 1.0, ATTN_GQA, MOE_SOFTMAX, MOE_GREEDY, 1, 1, false, false, true},
+    {.architecture = "DeepseekV3ForCausalLM",
+     .model_type = "deepseek_v3",
+     .has = ROPE_PAIRS | BIAS_BY_FIELD,
+     .attn = ATTN_MLA,
+     .routed_scaling = 2.5,
+     .scoring = MOE_SIGMOID,
+     .topk = MOE_NOAUX_TC,
+     .n_group = 8,
+     .topk_group = 4,
+     .norm_topk = true},
+    {.architecture = "DeepseekV2ForCausalLM",
+     .model_type = "deepseek_v2",
+     .has = ROPE_PAIRS | BIAS_BY_FIELD | MLP_BIAS_BY_FIELD | NO_NORM_TOPK,
+     .attn = ATTN_MLA,
+     .routed_scaling = 1,
+     .scoring = MOE_SOFTMAX,
+     .topk = MOE_GREEDY,
+     .n_group = 1,
+     .topk_group = 1},
+    {.architecture = "LlamaForCausalLM",
+     .model_type = "llama",
+     .has = BIAS_BY_FIELD | MLP_BIAS_BY_FIELD,
+     .attn = ATTN_GQA},
+    {.architecture = "MistralForCausalLM",
+     .model_type = "mistral",
+     .has = WINDOW_ALWAYS,
+     .attn = ATTN_GQA,
+     .n_kv_heads = 8,
+     .window = 4096},
+    {.architecture = "Qwen2ForCausalLM",
+     .model_type = "qwen2",
+     .has = BIAS_QKV | WINDOW_BY_FIELD,
+     .attn = ATTN_GQA,
+     .window = 4096},
+    {.architecture = "Qwen3ForCausalLM",
+     .model_type = "qwen3",
+     .has = BIAS_BY_FIELD | QK_NORM | WINDOW_BY_FIELD,
+     .attn = ATTN_GQA,
+     .head_dim = 128,
+     .window = 4096},
+    {.architecture = "LlamaMLAForCausalLM",
+     .model_type = "llamamla",
+     .has = ROPE_PAIRS | BIAS_BY_FIELD | TRANSMLA,
+     .attn = ATTN_MLA},
 };
 
 enum {
     MAX_DIM = 1 << 20,
-    MAX_LAYERS = 1000,
+    MAX_LAYERS = MODEL_MAX_LAYERS,
     MAX_VOCAB = 1 << 24,
     MAX_HEADS = 1 << 14,
     MAX_HEAD_DIM = 1 << 16,
@@ -162,13 +216,26 @@ static tpl_code read_token(const reader *r, const char *key, int32_t *out)
 
 /* ---- parts of config.json ---- */
 
+/* By architecture, or else by model_type, of which Kimi-K2 has its own for DeepSeek-V3's. */
 static const family *find_family(const char *architecture, const char *model_type)
 {
+    if (!architecture && strcmp(model_type, "kimi_k2") == 0)
+        return &families[0];
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         if (architecture ? strcmp(architecture, families[i].architecture) == 0
                          : strcmp(model_type, families[i].model_type) == 0)
             return &families[i];
     return NULL;
+}
+
+static tpl_code unknown_family(const reader *r, const char *name)
+{
+    text_buf known = {0};
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        text_addf(&known, "%s%s", i ? ", " : "", families[i].architecture);
+    tpl_code rc = tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where, "architecture is '%.60s', expected one of %s", name, known.data);
+    text_fini(&known);
+    return rc;
 }
 
 static tpl_code read_architecture(reader *r)
@@ -184,9 +251,7 @@ static tpl_code read_architecture(reader *r)
         return tpl_fail(r->e, TPL_E_INPUT, r->where, "neither 'architectures' nor 'model_type' is given, expected one");
     r->fam = find_family(name, type);
     if (!r->fam)
-        return tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where, "architecture is '%.60s', expected %s, %s, %s or %s",
-                        name ? name : type, families[0].architecture, families[1].architecture,
-                        families[2].architecture, families[3].architecture);
+        return unknown_family(r, name ? name : type);
     snprintf(r->c->architecture, sizeof r->c->architecture, "%s", r->fam->architecture);
     r->c->attn = r->fam->attn;
     return TPL_OK;
@@ -204,7 +269,11 @@ static tpl_code check_widths(const reader *r, int64_t head_dim, const char *what
 static tpl_code read_mla(const reader *r)
 {
     model_config *c = r->c;
+    bool normed = true;
     TPL_TRY(READ_INTS(r, mla_fields));
+    TPL_TRY(read_bool(r, "qk_latent_layernorm", &normed));
+    c->no_latent_norm = !normed;
+    c->latent_eps = 1e-6f;
     if (c->n_kv_heads != c->n_heads)
         return tpl_fail(r->e, TPL_E_INPUT, r->where,
                         "field 'num_key_value_heads' is %d, expected %d as num_attention_heads", c->n_kv_heads,
@@ -220,6 +289,8 @@ static tpl_code read_gqa(const reader *r)
 {
     model_config *c = r->c;
     static const int_field head_dim = {"head_dim", FIELD(head_dim), 2, MAX_HEAD_DIM, KEEP};
+    c->head_dim = r->fam->head_dim;
+    c->qk_norm = r->fam->has & QK_NORM;
     TPL_TRY(read_int(r, r->root, &head_dim));
     if (c->head_dim == 0 && c->dim % c->n_heads)
         return tpl_fail(r->e, TPL_E_INPUT, r->where,
@@ -236,7 +307,8 @@ static tpl_code read_gqa(const reader *r)
 static tpl_code read_heads(const reader *r)
 {
     static const int_field kv_heads = {"num_key_value_heads", FIELD(n_kv_heads), 1, MAX_HEADS, KEEP};
-    r->c->n_kv_heads = r->c->n_heads;
+    bool silent = !json_object_get(r->root, kv_heads.key);
+    r->c->n_kv_heads = silent && r->fam->n_kv_heads ? r->fam->n_kv_heads : r->c->n_heads;
     TPL_TRY(read_int(r, r->root, &kv_heads));
     if (r->c->n_heads % r->c->n_kv_heads)
         return tpl_fail(r->e, TPL_E_INPUT, r->where,
@@ -258,6 +330,10 @@ static tpl_code check_moe(const reader *r)
     if (c->topk_group > c->n_group)
         return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'topk_group' is %d, expected at most %d (n_group)",
                         c->topk_group, c->n_group);
+    int32_t eligible = c->n_experts / c->n_group * c->topk_group;
+    if (c->n_experts_per_tok > eligible)
+        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'num_experts_per_tok' is %d, expected at most %d (%d of %d groups)", c->n_experts_per_tok, eligible,
+                        c->topk_group, c->n_group);
     return TPL_OK;
 }
 
@@ -267,7 +343,7 @@ static tpl_code read_moe(const reader *r)
     static const int_field n_experts = {"n_routed_experts", FIELD(n_experts), 1, MAX_EXPERTS, KEEP};
     static const char *const scorings[] = {"softmax", "sigmoid"}; /* in the order of moe_scoring and moe_topk */
     static const char *const topks[] = {"greedy", "group_limited_greedy", "noaux_tc"};
-    if (c->attn != ATTN_MLA)
+    if (c->attn != ATTN_MLA || (r->fam->has & TRANSMLA))
         return TPL_OK;
     TPL_TRY(read_int(r, r->root, &n_experts));
     if (c->n_experts == 0)
@@ -285,6 +361,10 @@ static tpl_code read_moe(const reader *r)
     TPL_TRY(read_word(r, "topk_method", topks, 3, &topk));
     c->scoring = (moe_scoring)scoring;
     c->topk = (moe_topk)topk;
+    if (c->topk == MOE_GREEDY)
+        c->n_group = c->topk_group = 1;
+    if (r->fam->has & NO_NORM_TOPK)
+        c->norm_topk = false;
     return check_moe(r);
 }
 
@@ -303,7 +383,11 @@ static tpl_code read_rope_numbers(const reader *r, const json_t *p)
     rope_scaling *s = &r->c->rope;
     static const int_field original = {"original_max_position_embeddings", FIELD(rope.original_max_pos), 1, MAX_POS,
                                        KEEP};
+    s->original_max_pos = r->c->max_pos;
     TPL_TRY(read_int(r, p, &original));
+    TPL_TRY(read_int(r, r->root, &original)); /* beside the scaling it comes first */
+    if (s->kind == ROPE_YARN && json_object_get(p, "factor") && json_is_null(json_object_get(p, "factor")))
+        s->factor = fmax(1, (double)r->c->max_pos / s->original_max_pos);
     TPL_TRY(read_real(r, p, "factor", 1, 1e6, &s->factor));
     TPL_TRY(need_positive(r, "factor", s->factor));
     if (s->kind == ROPE_YARN) {
@@ -314,15 +398,18 @@ static tpl_code read_rope_numbers(const reader *r, const json_t *p)
         TPL_TRY(read_real(r, p, "mscale", 0, 1e6, &s->mscale));
         TPL_TRY(read_real(r, p, "mscale_all_dim", 0, 1e6, &s->mscale_all_dim));
         TPL_TRY(read_real(r, p, "attention_factor", 0, 1e6, &s->attention_factor));
-        if (s->original_max_pos == 0)
-            s->original_max_pos = r->c->max_pos;
+        bool truncate = true;
+        TPL_TRY(json_maybe_bool(p, "truncate", &truncate, r->where, r->e));
+        s->keep_fraction = !truncate;
         return TPL_OK;
     }
     TPL_TRY(read_real(r, p, "low_freq_factor", 1e-6, 1e6, &s->low_freq_factor));
     TPL_TRY(read_real(r, p, "high_freq_factor", 1e-6, 1e6, &s->high_freq_factor));
     TPL_TRY(need_positive(r, "low_freq_factor", s->low_freq_factor));
     TPL_TRY(need_positive(r, "high_freq_factor", s->high_freq_factor));
-    return need_positive(r, original.key, s->original_max_pos);
+    if (s->high_freq_factor <= s->low_freq_factor)
+        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'high_freq_factor' is %g, expected more than low_freq_factor %g", s->high_freq_factor, s->low_freq_factor);
+    return TPL_OK;
 }
 
 static tpl_code read_rope_scaling(const reader *r, const json_t *p)
@@ -350,7 +437,7 @@ static tpl_code read_rope(const reader *r)
     double partial = 1;
     bool nested = strcmp(key, "rope_parameters") == 0;
     c->rope_theta = 10000;
-    c->rope_interleaved = r->fam->interleaved;
+    c->rope_interleaved = r->fam->has & ROPE_PAIRS;
     TPL_TRY(read_bool(r, "rope_interleave", &c->rope_interleaved));
     TPL_TRY(read_real(r, r->root, "rope_theta", 1, 1e12, &c->rope_theta));
     TPL_TRY(read_real(r, r->root, "partial_rotary_factor", 0, 1, &partial));
@@ -371,6 +458,20 @@ static tpl_code read_rope(const reader *r)
 
 /* ---- the rest ---- */
 
+static tpl_code read_quant_block(const reader *r, const json_t *quant)
+{
+    const json_t *block = json_object_get(quant, "weight_block_size");
+    if (!block || json_is_null(block))
+        return TPL_OK;
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = json_array_get(block, i);
+        if (json_array_size(block) != 2 || !json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > MAX_DIM)
+            return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'weight_block_size' is not a pair of sizes, expected such as [%d, %d]", MODEL_F8_BLOCK, MODEL_F8_BLOCK);
+        r->c->quant_block[i] = (int32_t)json_integer_value(v);
+    }
+    return TPL_OK;
+}
+
 static tpl_code read_weight_type(const reader *r)
 {
     const char *type = "float32", *method = "";
@@ -390,27 +491,74 @@ static tpl_code read_weight_type(const reader *r)
         return TPL_OK;
     TPL_TRY(json_want_str(quant, "quant_method", &method, r->where, r->e));
     snprintf(r->c->quant_method, sizeof r->c->quant_method, "%s", method);
-    if (strcmp(method, "fp8") == 0)
-        r->c->weight_dtype = DT_F8E4M3;
-    return TPL_OK;
+    if (strcmp(method, "fp8") != 0)
+        return TPL_OK;
+    r->c->weight_dtype = DT_F8E4M3;
+    return read_quant_block(r, quant);
 }
 
 static tpl_code read_biases(const reader *r)
 {
-    bool attention = false;
+    bool attention = false, mlp = false;
+    unsigned has = r->fam->has;
+    model_config *c = r->c;
     TPL_TRY(read_bool(r, "attention_bias", &attention));
-    TPL_TRY(read_bool(r, "mlp_bias", &r->c->mlp_bias));
-    r->c->qkv_bias = attention || r->fam->qkv_bias;
-    r->c->o_bias = attention;
+    TPL_TRY(read_bool(r, "mlp_bias", &mlp));
+    attention = attention && (has & BIAS_BY_FIELD);
+    c->mlp_bias = mlp && (has & MLP_BIAS_BY_FIELD);
+    c->qkv_bias = attention || (has & BIAS_QKV);
+    c->o_bias = attention && !(has & TRANSMLA);
+    c->q_b_bias = attention && (has & TRANSMLA);
+    return TPL_OK;
+}
+
+static void set_window_layers(model_config *c, int32_t first)
+{
+    for (int32_t i = first; i < c->n_layers; i++)
+        c->window_layers[i / 32] |= 1u << i % 32;
+}
+
+/* layer_types names each layer's attention. */
+static tpl_code read_layer_types(const reader *r, const json_t *types)
+{
+    model_config *c = r->c;
+    memset(c->window_layers, 0, sizeof c->window_layers);
+    if (json_array_size(types) < (size_t)c->n_layers)
+        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'layer_types' has %zu items, expected %d", json_array_size(types), c->n_layers);
+    for (int32_t i = 0; i < c->n_layers; i++) {
+        const char *type = json_string_value(json_array_get(types, (size_t)i));
+        if (!type || (strcmp(type, "full_attention") != 0 && strcmp(type, "sliding_attention") != 0))
+            return tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where, "field 'layer_types' has '%.40s', expected 'full_attention' or 'sliding_attention'",
+                            type ? type : "no text");
+        if (strcmp(type, "sliding_attention") == 0)
+            c->window_layers[i / 32] |= 1u << i % 32;
+    }
     return TPL_OK;
 }
 
 static tpl_code read_window(const reader *r)
 {
-    static const int_field window = {"sliding_window", FIELD(sliding_window), 1, INT32_MAX, KEEP};
-    bool used = false;
-    TPL_TRY(read_bool(r, "use_sliding_window", &used));
-    return used ? read_int(r, r->root, &window) : TPL_OK;
+    static const char key[] = "sliding_window";
+    bool used = r->fam->has & WINDOW_ALWAYS;
+    int64_t window = json_object_get(r->root, key) ? 0 : r->fam->window, first = 28;
+    json_t *types = json_object_get(r->root, "layer_types");
+    if (r->fam->has & WINDOW_BY_FIELD)
+        TPL_TRY(read_bool(r, "use_sliding_window", &used));
+    TPL_TRY(json_maybe_int(r->root, key, 1, INT32_MAX, &window, r->where, r->e));
+    if (!used || window == 0)
+        return TPL_OK;
+    r->c->sliding_window = (int32_t)window;
+    if (r->fam->has & WINDOW_ALWAYS)
+        first = 0;
+    else
+        TPL_TRY(json_maybe_int(r->root, "max_window_layers", 0, INT32_MAX, &first, r->where, r->e));
+    if (first < r->c->n_layers)
+        set_window_layers(r->c, (int32_t)first);
+    if ((r->fam->has & WINDOW_BY_FIELD) && types && !json_is_null(types)) {
+        TPL_TRY(json_want_array(r->root, "layer_types", &types, r->where, r->e));
+        return read_layer_types(r, types);
+    }
+    return TPL_OK;
 }
 
 static tpl_code read_misc(const reader *r)
@@ -535,12 +683,27 @@ bool model_layer_is_moe(const model_config *c, int layer)
            (c->moe_layer_freq <= 1 || layer % c->moe_layer_freq == 0);
 }
 
+int32_t model_layer_window(const model_config *c, int layer)
+{
+    return c->window_layers[layer / 32] >> layer % 32 & 1 ? c->sliding_window : 0;
+}
+
+float model_softmax_scale(const model_config *c)
+{
+    double scale = 1 / sqrt(c->attn == ATTN_MLA ? c->nope_dim + c->rope_dim : c->head_dim);
+    if (c->attn == ATTN_MLA && c->rope.kind == ROPE_YARN && c->rope.mscale_all_dim != 0 && c->rope.factor > 1) {
+        double mscale = .1 * c->rope.mscale_all_dim * log(c->rope.factor) + 1;
+        scale *= mscale * mscale;
+    }
+    return (float)scale;
+}
+
 static double count_attention(const model_config *c)
 {
     double dim = c->dim, heads = c->n_heads, n;
     if (c->attn == ATTN_GQA) {
         double q = heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-        return dim * (2 * q + 2 * kv) + (c->qkv_bias ? q + 2 * kv : 0) + (c->o_bias ? dim : 0);
+        return dim * (2 * q + 2 * kv) + (c->qk_norm ? 2.0 * c->head_dim : 0) + (c->qkv_bias ? q + 2 * kv : 0) + (c->o_bias ? dim : 0);
     }
     double q = heads * (c->nope_dim + c->rope_dim), lora = c->q_lora_rank, rank = c->kv_lora_rank;
     n = c->q_lora_rank ? lora * (dim + 1 + q) : dim * q;
@@ -554,7 +717,9 @@ static double count_mlp(const model_config *c, bool moe)
     double dim = c->dim, dense = 3 * dim * c->ffn_dim + (c->mlp_bias ? 2.0 * c->ffn_dim + dim : 0);
     if (!moe)
         return dense;
-    double experts = 3 * dim * c->expert_ffn_dim * ((double)c->n_experts + c->n_shared_experts);
+    double shared = (double)c->n_shared_experts * c->expert_ffn_dim;
+    double experts = 3 * dim * ((double)c->n_experts * c->expert_ffn_dim + shared);
+    experts += c->mlp_bias && shared > 0 ? 2 * shared + dim : 0;
     return experts + c->n_experts * dim + (c->topk == MOE_NOAUX_TC ? c->n_experts : 0);
 }
 
@@ -573,33 +738,23 @@ int64_t model_param_count(const model_config *c)
 
 /* ---- what the forward pass lacks ---- */
 
-static int count_moe_layers(const model_config *c)
-{
-    int n = 0;
-    for (int i = 0; i < c->n_layers; i++)
-        n += model_layer_is_moe(c, i);
-    return n;
-}
-
 tpl_code model_config_runnable(const model_config *c, tpl_err *e)
 {
     const char *where = c->name[0] ? c->name : "config.json";
-    if (c->rope.kind != ROPE_PLAIN)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "RoPE scaling is '%s', expected none or 'default'", c->rope.type);
-    if (c->qkv_bias || c->o_bias)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "attention biases are %s, expected none",
-                        c->o_bias ? "on (field 'attention_bias')" : "part of this architecture");
-    if (c->mlp_bias)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "field 'mlp_bias' is true, expected false");
-    if (c->sliding_window)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "field 'sliding_window' is %d and in use, expected none",
-                        c->sliding_window);
-    if (c->quant_method[0])
+    bool fp8 = strcmp(c->quant_method, "fp8") == 0;
+    if (c->rope.kind == ROPE_OTHER)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "RoPE scaling is '%s', expected none, 'default', 'yarn' or 'llama3'", c->rope.type);
+    if (c->no_latent_norm)
         return tpl_fail(e, TPL_E_UNSUPPORTED, where,
-                        "field 'quant_method' of 'quantization_config' is '%s', expected none", c->quant_method);
-    if (count_moe_layers(c))
+                        "field 'qk_latent_layernorm' is false, expected true: latents without an RMSNorm are not plain MLA");
+    if (c->q_b_bias)
         return tpl_fail(e, TPL_E_UNSUPPORTED, where,
-                        "%d of %d layers have experts (n_routed_experts %d), expected dense layers only",
-                        count_moe_layers(c), c->n_layers, c->n_experts);
+                        "field 'attention_bias' is true for %s, expected false: query biases are not plain MLA", c->architecture);
+    if (c->quant_method[0] && !fp8)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, where,
+                        "field 'quant_method' of 'quantization_config' is '%s', expected none or 'fp8'", c->quant_method);
+    if (fp8 && (c->quant_block[0] != MODEL_F8_BLOCK || c->quant_block[1] != MODEL_F8_BLOCK))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "field 'weight_block_size' is [%d, %d], expected [%d, %d]", c->quant_block[0], c->quant_block[1], MODEL_F8_BLOCK,
+                        MODEL_F8_BLOCK);
     return TPL_OK;
 }

@@ -10,12 +10,14 @@
 #include <sys/sysinfo.h>
 
 #include "base/log.h"
+#include "engine/model_roles.h"
 #include "engine/safetensors.h"
 #include "engine/shape.h"
 
 typedef struct {
     mat view;
     const st_tensor *tensor; /* NULL: the model has no such weight */
+    const st_tensor *scales; /* of an f8 weight */
 } weight;
 
 /* Addresses of a random model's weights: reserved at first, filled when a host backend wants them. */
@@ -32,140 +34,13 @@ struct model {
     const char *dir;
     st_set *files;
     weight *weights; /* [W_N_ROLES, n_layers]; one-a-model roles use column 0 */
-    sha256_hex sha;  /* empty until asked for */
+    weight *experts; /* [n_layers, N_EXPERT_ROLES, n_experts]; NULL: none */
+    void **widened;  /* [n_layers, N_WIDENED] owned copies of weights that are not used as stored */
     random_set random;
+    sha256_hex sha;  /* empty until asked for */
 };
 
-/* Names as both families store them; %d is the layer. W_Q_B has a second name without a query latent. */
-static const struct {
-    const char *word, *tensor;
-} roles[] = {
-#define MODEL_ROLE_WORD(role, name) [role].word = name,
-    MODEL_ROLE_LIST(MODEL_ROLE_WORD)
-#undef MODEL_ROLE_WORD
-        [W_EMBED]
-            .tensor = "model.embed_tokens.weight",
-    [W_FINAL_NORM].tensor = "model.norm.weight",
-    [W_LM_HEAD].tensor = "lm_head.weight",
-    [W_ATTN_NORM].tensor = "model.layers.%d.input_layernorm.weight",
-    [W_MLP_NORM].tensor = "model.layers.%d.post_attention_layernorm.weight",
-    [W_Q_A].tensor = "model.layers.%d.self_attn.q_a_proj.weight",
-    [W_Q_A_NORM].tensor = "model.layers.%d.self_attn.q_a_layernorm.weight",
-    [W_Q_B].tensor = "model.layers.%d.self_attn.q_b_proj.weight",
-    [W_KV_A].tensor = "model.layers.%d.self_attn.kv_a_proj_with_mqa.weight",
-    [W_KV_A_NORM].tensor = "model.layers.%d.self_attn.kv_a_layernorm.weight",
-    [W_KV_B].tensor = "model.layers.%d.self_attn.kv_b_proj.weight",
-    [W_Q].tensor = "model.layers.%d.self_attn.q_proj.weight",
-    [W_K].tensor = "model.layers.%d.self_attn.k_proj.weight",
-    [W_V].tensor = "model.layers.%d.self_attn.v_proj.weight",
-    [W_O].tensor = "model.layers.%d.self_attn.o_proj.weight",
-    [W_GATE].tensor = "model.layers.%d.mlp.gate_proj.weight",
-    [W_UP].tensor = "model.layers.%d.mlp.up_proj.weight",
-    [W_DOWN].tensor = "model.layers.%d.mlp.down_proj.weight",
-};
-
-enum { TENSOR_NAME = 96 };
-
-const char *weight_role_name(weight_role r)
-{
-    return roles[r].word;
-}
-
-bool weight_role_per_layer(weight_role r)
-{
-    return r != W_EMBED && r != W_FINAL_NORM && r != W_LM_HEAD;
-}
-
-static void tensor_name(const model_config *c, weight_role r, int layer, char name[TENSOR_NAME])
-{
-    if (r == W_LM_HEAD && c->tied_embeddings)
-        r = W_EMBED;
-    if (r == W_Q_B && c->q_lora_rank == 0)
-        r = W_Q;
-    const char *per_layer = strstr(roles[r].tensor, "%d");
-    if (per_layer)
-        snprintf(name, TENSOR_NAME, "%.*s%d%s", (int)(per_layer - roles[r].tensor), roles[r].tensor, layer,
-                 per_layer + 2);
-    else
-        snprintf(name, TENSOR_NAME, "%s", roles[r].tensor);
-}
-
-/* ---- shapes ---- */
-
-/* A weight's stored shape; n_dims 0: the model has none in this role. */
-typedef struct {
-    int32_t n_dims;
-    int64_t dims[2];
-} shape;
-
-static shape matrix(int64_t rows, int64_t cols)
-{
-    return (shape){2, {rows, cols}};
-}
-
-static shape vector(int64_t cols)
-{
-    return (shape){1, {cols, 0}};
-}
-
-static shape mla_shape(const model_config *c, weight_role r)
-{
-    int64_t heads = c->n_heads, q_in = c->q_lora_rank ? c->q_lora_rank : c->dim;
-    switch (r) {
-    case W_Q_A:
-        return c->q_lora_rank ? matrix(c->q_lora_rank, c->dim) : (shape){0};
-    case W_Q_A_NORM:
-        return c->q_lora_rank ? vector(c->q_lora_rank) : (shape){0};
-    case W_Q_B:
-        return matrix(heads * (c->nope_dim + c->rope_dim), q_in);
-    case W_KV_A:
-        return matrix((int64_t)c->kv_lora_rank + c->rope_dim, c->dim);
-    case W_KV_A_NORM:
-        return vector(c->kv_lora_rank);
-    case W_KV_B:
-        return matrix(heads * (c->nope_dim + c->v_dim), c->kv_lora_rank);
-    case W_O:
-        return matrix(c->dim, heads * c->v_dim);
-    default:
-        return (shape){0};
-    }
-}
-
-static shape gqa_shape(const model_config *c, weight_role r)
-{
-    int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
-    switch (r) {
-    case W_Q:
-        return matrix(q, c->dim);
-    case W_K:
-    case W_V:
-        return matrix(kv, c->dim);
-    case W_O:
-        return matrix(c->dim, q);
-    default:
-        return (shape){0};
-    }
-}
-
-static shape role_shape(const model_config *c, weight_role r)
-{
-    switch (r) {
-    case W_EMBED:
-    case W_LM_HEAD:
-        return matrix(c->vocab, c->dim);
-    case W_FINAL_NORM:
-    case W_ATTN_NORM:
-    case W_MLP_NORM:
-        return vector(c->dim);
-    case W_GATE:
-    case W_UP:
-        return matrix(c->ffn_dim, c->dim);
-    case W_DOWN:
-        return matrix(c->dim, c->ffn_dim);
-    default:
-        return c->attn == ATTN_MLA ? mla_shape(c, r) : gqa_shape(c, r);
-    }
-}
+enum { N_EXPERT_ROLES = 3, WIDE_KV_B = 0, WIDE_ROUTER_BIAS, N_WIDENED };
 
 /* ---- binding ---- */
 
@@ -175,43 +50,85 @@ static weight *slot(const model *m, weight_role r, int layer)
     return &m->weights[(size_t)r * (size_t)m->cfg.n_layers + (size_t)(weight_role_per_layer(r) ? layer : 0)];
 }
 
-static tpl_code check_tensor(const st_tensor *t, const shape *want, tpl_err *e)
+static weight *expert_slot(const model *m, weight_role r, int layer, int expert)
+{
+    assert(role_is_expert(r) && layer >= 0 && layer < m->cfg.n_layers && expert >= 0 && expert < m->cfg.n_experts);
+    size_t kind = (size_t)(r - W_EXPERT_GATE);
+    return &m->experts[((size_t)layer * N_EXPERT_ROLES + kind) * (size_t)m->cfg.n_experts + (size_t)expert];
+}
+
+static tpl_code check_shape(const st_tensor *t, const role_dims *want, tpl_err *e)
 {
     char got[ST_SHAPE_TEXT], expected[ST_SHAPE_TEXT];
     bool same = t->n_dims == want->n_dims;
     for (int32_t i = 0; same && i < t->n_dims; i++)
         same = t->shape[i] == want->dims[i];
-    if (!same)
-        return tpl_fail(e, TPL_E_INPUT, t->file, "tensor %s: shape %s, expected %s", t->name,
-                        st_shape_text(t->n_dims, t->shape, got), st_shape_text(want->n_dims, want->dims, expected));
-    if (t->dtype != DT_BF16 && t->dtype != DT_F16 && t->dtype != DT_F32)
-        return tpl_fail(e, TPL_E_INPUT, t->file, "tensor %s: type %s, expected BF16, F16 or F32", t->name, t->type);
-    if ((uintptr_t)t->data % dtype_bytes(t->dtype))
-        return tpl_fail(
-            e, TPL_E_UNSUPPORTED, t->file,
-            "tensor %s: data is not aligned to its %zu-byte elements; save the file again with a current library",
-            t->name, dtype_bytes(t->dtype));
+    if (same)
+        return TPL_OK;
+    return tpl_fail(e, TPL_E_INPUT, t->file, "tensor %s: shape %s, expected %s", t->name,
+                    st_shape_text(t->n_dims, t->shape, got), st_shape_text(want->n_dims, want->dims, expected));
+}
+
+static tpl_code check_aligned(const st_tensor *t, tpl_err *e)
+{
+    if ((uintptr_t)t->data % dtype_bytes(t->dtype) == 0)
+        return TPL_OK;
+    return tpl_fail(e, TPL_E_UNSUPPORTED, t->file,
+                    "tensor %s: data is not aligned to its %zu-byte elements; save the file again with a current library",
+                    t->name, dtype_bytes(t->dtype));
+}
+
+static tpl_code check_tensor(const st_tensor *t, const role_dims *want, bool f8, tpl_err *e)
+{
+    TPL_TRY(check_shape(t, want, e));
+    bool known = t->dtype == DT_BF16 || t->dtype == DT_F16 || t->dtype == DT_F32 || (f8 && t->dtype == DT_F8E4M3);
+    if (!known)
+        return tpl_fail(e, TPL_E_INPUT, t->file, "tensor %s: type %s, expected BF16, F16%s", t->name, t->type,
+                        f8 ? ", F32 or F8_E4M3" : " or F32");
+    return check_aligned(t, e);
+}
+
+static int64_t blocks_of(int64_t n)
+{
+    return (n + MODEL_F8_BLOCK - 1) / MODEL_F8_BLOCK;
+}
+
+/* The block scales of an f8 weight. */
+static tpl_code find_scales(const model *m, const char *name, weight *w, tpl_err *e)
+{
+    char scales[ROLE_TENSOR_NAME + sizeof ROLE_SCALE_SUFFIX];
+    role_dims want = {2, {blocks_of(w->view.rows), blocks_of(w->view.cols)}};
+    snprintf(scales, sizeof scales, "%s%s", name, ROLE_SCALE_SUFFIX);
+    const st_tensor *t = st_set_find(m->files, scales);
+    if (!t)
+        return tpl_fail(e, TPL_E_INPUT, m->dir, "tensor %s is missing, expected the scales of an F8_E4M3 weight", scales);
+    TPL_TRY(check_shape(t, &want, e));
+    if (t->dtype != DT_F32)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, t->file, "tensor %s: type %s, expected F32", t->name, t->type);
+    TPL_TRY(check_aligned(t, e));
+    w->view.scale = t->data;
+    w->scales = t;
     return TPL_OK;
 }
 
-static tpl_code bind_weight(model *m, weight_role r, int layer, tpl_err *e)
+static tpl_code bind_weight(model *m, weight_role r, int layer, int expert, weight *to, tpl_err *e)
 {
-    char name[TENSOR_NAME];
-    shape want = role_shape(&m->cfg, r);
+    char name[ROLE_TENSOR_NAME];
+    role_dims want = role_shape(&m->cfg, r, layer);
     if (want.n_dims == 0)
         return TPL_OK;
-    tensor_name(&m->cfg, r, layer, name);
+    role_tensor_name(&m->cfg, r, layer, expert, name);
     const st_tensor *t = st_set_find(m->files, name);
     if (!t)
         return tpl_fail(e, TPL_E_INPUT, m->dir, "tensor %s is missing, expected as config.json describes the model",
                         name);
-    TPL_TRY(check_tensor(t, &want, e));
+    TPL_TRY(check_tensor(t, &want, m->cfg.quant_method[0] && role_may_be_f8(r), e));
     int64_t rows = want.n_dims == 2 ? want.dims[0] : 1, cols = want.dims[want.n_dims - 1];
-    *slot(m, r, layer) = (weight){
+    *to = (weight){
         .view = {.data = (void *)t->data, .dtype = t->dtype, .rows = rows, .cols = cols, .stride = cols},
         .tensor = t,
     };
-    return TPL_OK;
+    return t->dtype == DT_F8E4M3 ? find_scales(m, name, to, e) : TPL_OK;
 }
 
 static bool own_tensor(const model *m, weight_role r)
@@ -219,29 +136,109 @@ static bool own_tensor(const model *m, weight_role r)
     return !(r == W_LM_HEAD && m->cfg.tied_embeddings);
 }
 
-/* Tensors that no role took: buffers old versions saved, a multi-token-prediction layer, or something unknown. */
+/* The layer in "model.layers.N.", or -1. */
+static long layer_of(const char *name)
+{
+    static const char prefix[] = "model.layers.";
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0)
+        return -1;
+    return strtol(name + sizeof prefix - 1, NULL, 10);
+}
+
+/* Tensors that no role took: a multi-token-prediction layer, buffers old versions saved, or something unknown. */
 static void note_extra(const model *m, int32_t n_bound)
 {
-    int32_t n_buffers = 0, n = st_set_count(m->files);
-    for (int32_t i = 0; i < n; i++)
-        n_buffers += strstr(st_set_at(m->files, i)->name, "rotary_emb.inv_freq") != NULL;
-    if (n > n_bound)
+    int32_t n_buffers = 0, n_beyond = 0, n = st_set_count(m->files);
+    for (int32_t i = 0; i < n; i++) {
+        const char *name = st_set_at(m->files, i)->name;
+        n_buffers += strstr(name, "rotary_emb.inv_freq") != NULL;
+        n_beyond += layer_of(name) >= m->cfg.n_layers;
+    }
+    if (n_beyond)
+        log_note("%s: %d tensors of layers from %d on (multi-token prediction) are skipped", m->dir, n_beyond,
+                 m->cfg.n_layers);
+    if (n > n_bound + n_beyond)
         log_debug("%s: %d tensors are not used, %d of them rotary frequencies, which are computed instead", m->dir,
-                  n - n_bound, n_buffers);
+                  n - n_bound - n_beyond, n_buffers);
+}
+
+static int32_t count_moe_layers(const model_config *c)
+{
+    int32_t n = 0;
+    for (int i = 0; i < c->n_layers; i++)
+        n += model_layer_is_moe(c, i);
+    return n;
+}
+
+/* Slots for experts, unless the files hold too few tensors to fill them. */
+static tpl_code make_expert_slots(model *m, tpl_err *e)
+{
+    const model_config *c = &m->cfg;
+    int64_t per_layer = (int64_t)N_EXPERT_ROLES * c->n_experts, n_moe = count_moe_layers(c);
+    if (n_moe == 0)
+        return TPL_OK;
+    if (st_set_count(m->files) < n_moe * per_layer)
+        return tpl_fail(e, TPL_E_INPUT, m->dir, "files hold %d tensors, expected at least %lld for %d experts in %lld layers",
+                        st_set_count(m->files), (long long)(n_moe * per_layer), c->n_experts, (long long)n_moe);
+    m->experts = tpl_calloc((size_t)(c->n_layers * per_layer), sizeof *m->experts);
+    return TPL_OK;
+}
+
+static int32_t n_used(const weight *w)
+{
+    return (w->tensor != NULL) + (w->scales != NULL);
+}
+
+static tpl_code bind_experts(model *m, int layer, int32_t *n_bound, tpl_err *e)
+{
+    for (weight_role r = W_EXPERT_GATE; r <= W_EXPERT_DOWN; r++)
+        for (int i = 0; i < m->cfg.n_experts; i++) {
+            weight *w = expert_slot(m, r, layer, i);
+            TPL_TRY(bind_weight(m, r, layer, i, w, e));
+            *n_bound += n_used(w);
+        }
+    return TPL_OK;
+}
+
+/* Replaces a weight by an f32 copy that the model owns. */
+static void widen(model *m, weight *w, int layer, int place)
+{
+    mat v = w->view;
+    float *wide = tpl_malloc((size_t)v.rows * (size_t)v.cols * sizeof *wide);
+    for (int64_t i = 0; i < v.rows; i++)
+        model_read_row(&v, i, 0, v.cols, wide + i * v.cols);
+    m->widened[layer * N_WIDENED + place] = wide;
+    w->view = (mat){.data = wide, .dtype = DT_F32, .rows = v.rows, .cols = v.cols, .stride = v.cols};
+}
+
+static void widen_layer(model *m, int layer)
+{
+    weight *kv_b = slot(m, W_KV_B, layer), *bias = slot(m, W_ROUTER_BIAS, layer);
+    if (kv_b->tensor && kv_b->view.dtype == DT_F8E4M3)
+        widen(m, kv_b, layer, WIDE_KV_B);
+    if (bias->tensor && bias->view.dtype != DT_F32)
+        widen(m, bias, layer, WIDE_ROUTER_BIAS);
 }
 
 static tpl_code bind_weights(model *m, tpl_err *e)
 {
     int32_t n_bound = 0;
     m->weights = arena_array(&m->mem, weight, (size_t)W_N_ROLES * (size_t)m->cfg.n_layers);
-    for (int layer = 0; layer < m->cfg.n_layers; layer++)
+    m->widened = arena_array(&m->mem, void *, (size_t)N_WIDENED * (size_t)m->cfg.n_layers);
+    TPL_TRY(make_expert_slots(m, e));
+    for (int layer = 0; layer < m->cfg.n_layers; layer++) {
         for (weight_role r = 0; r < W_N_ROLES; r++) {
-            if (layer > 0 && !weight_role_per_layer(r))
+            if (role_is_expert(r) || (layer > 0 && !weight_role_per_layer(r)))
                 continue;
-            TPL_TRY(bind_weight(m, r, layer, e));
-            n_bound += slot(m, r, layer)->tensor && own_tensor(m, r);
+            TPL_TRY(bind_weight(m, r, layer, 0, slot(m, r, layer), e));
+            n_bound += own_tensor(m, r) ? n_used(slot(m, r, layer)) : 0;
         }
+        if (model_layer_is_moe(&m->cfg, layer))
+            TPL_TRY(bind_experts(m, layer, &n_bound, e));
+    }
     m->cfg.weight_dtype = slot(m, W_O, 0)->view.dtype;
+    for (int layer = 0; layer < m->cfg.n_layers; layer++)
+        widen_layer(m, layer);
     note_extra(m, n_bound);
     return TPL_OK;
 }
@@ -273,6 +270,9 @@ void model_close(model *m)
 {
     if (!m)
         return;
+    for (int i = 0; m->widened && i < m->cfg.n_layers * N_WIDENED; i++)
+        free(m->widened[i]);
+    free(m->experts);
     st_set_close(m->files);
     if (m->random.base)
         munmap(m->random.base, m->random.bytes);
@@ -289,14 +289,14 @@ static void each_slot(model *m, void (*fn)(model *m, weight_role r, int layer))
 {
     for (int layer = 0; layer < m->cfg.n_layers; layer++)
         for (weight_role r = 0; r < W_N_ROLES; r++)
-            if ((layer == 0 || weight_role_per_layer(r)) && role_shape(&m->cfg, r).n_dims)
+            if ((layer == 0 || weight_role_per_layer(r)) && role_shape(&m->cfg, r, layer).n_dims && !role_is_expert(r))
                 fn(m, r, layer);
 }
 
 /* Sizes only; data holds the offset until the addresses are known. */
 static void place_weight(model *m, weight_role r, int layer)
 {
-    shape s = role_shape(&m->cfg, r);
+    role_dims s = role_shape(&m->cfg, r, layer);
     bool tied = r == W_LM_HEAD && m->cfg.tied_embeddings;
     mat *v = &slot(m, r, layer)->view;
     *v = (mat){.dtype = DT_BF16, .rows = s.n_dims == 2 ? s.dims[0] : 1, .cols = s.dims[s.n_dims - 1]};
@@ -347,10 +347,9 @@ static tpl_code shape_config(model *m, const shape_spec *s, const char *path, tp
     m->cfg.rope = (rope_scaling){0};
     if (s->layers > 0)
         m->cfg.n_layers = s->layers;
-    model_config runs = m->cfg;
-    if (s->attention_only)
-        runs.n_experts = 0;
-    return model_config_runnable(&runs, e);
+    if (!s->attention_only && count_moe_layers(&m->cfg))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, path, "has experts, of which no random ones are made, expected moe=off");
+    return model_config_runnable(&m->cfg, e);
 }
 
 static tpl_code reserve_weights(model *m, tpl_err *e)
@@ -444,6 +443,22 @@ mat model_weight(const model *m, weight_role r, int layer)
     return slot(m, r, layer)->view;
 }
 
+mat model_expert(const model *m, weight_role r, int layer, int expert)
+{
+    return expert_slot(m, r, layer, expert)->view;
+}
+
+void model_read_row(const mat *w, int64_t row, int64_t col, int64_t n, float *out)
+{
+    const char *at = (const char *)w->data + (size_t)(row * w->stride + col) * dtype_bytes(w->dtype);
+    dtype_to_f32(out, at, w->dtype, (size_t)n);
+    if (!w->scale)
+        return;
+    const float *scale = w->scale + row / MODEL_F8_BLOCK * blocks_of(w->cols);
+    for (int64_t i = 0; i < n; i++)
+        out[i] *= scale[(col + i) / MODEL_F8_BLOCK];
+}
+
 int64_t model_file_bytes(const model *m)
 {
     int64_t n = 0;
@@ -483,47 +498,67 @@ static bool block_is_finite_32(const uint32_t *p, int64_t n)
     return !bad;
 }
 
+/* E4M3 has NaN only, all other bits set. */
+static bool block_is_finite_8(const uint8_t *p, int64_t n)
+{
+    unsigned bad = 0;
+    for (int64_t i = 0; i < n; i++)
+        bad |= (p[i] & 0x7f) == 0x7f;
+    return !bad;
+}
+
 static bool block_is_finite(const void *data, tpl_dtype t, int64_t at, int64_t n)
 {
+    if (t == DT_F8E4M3)
+        return block_is_finite_8((const uint8_t *)data + at, n);
     if (t == DT_F32)
         return block_is_finite_32((const uint32_t *)data + at, n);
     return block_is_finite_16((const uint16_t *)data + at, n, t == DT_BF16 ? 0x7f80 : 0x7c00);
 }
 
-static tpl_code report_value(const weight *w, int64_t at, int64_t n, tpl_err *e)
+static tpl_code report_value(const st_tensor *t, int64_t at, int64_t n, tpl_err *e)
 {
-    const mat *v = &w->view;
-    while (n > 1 && block_is_finite(v->data, v->dtype, at, 1)) {
+    while (n > 1 && block_is_finite(t->data, t->dtype, at, 1)) {
         at++;
         n--;
     }
+    int64_t cols = t->shape[t->n_dims - 1];
     float value;
-    dtype_to_f32(&value, (const char *)v->data + (size_t)at * dtype_bytes(v->dtype), v->dtype, 1);
-    return tpl_fail(e, TPL_E_INPUT, w->tensor->file,
-                    "tensor %s: value %lld (row %lld, column %lld) is %s, expected a finite number", w->tensor->name,
-                    (long long)at, (long long)(at / v->cols), (long long)(at % v->cols),
+    dtype_to_f32(&value, (const char *)t->data + (size_t)at * dtype_bytes(t->dtype), t->dtype, 1);
+    return tpl_fail(e, TPL_E_INPUT, t->file, "tensor %s: value %lld (row %lld, column %lld) is %s, expected a finite number",
+                    t->name, (long long)at, (long long)(at / cols), (long long)(at % cols),
                     isnan(value) ? "NaN" : "infinite");
 }
 
-static tpl_code check_weight(const weight *w, tpl_err *e)
+static tpl_code check_values(const st_tensor *t, tpl_err *e)
 {
-    int64_t n = w->view.rows * w->view.cols;
+    int64_t n = t->bytes / (int64_t)dtype_bytes(t->dtype);
     for (int64_t at = 0; at < n; at += SCAN_BLOCK) {
         int64_t k = n - at < SCAN_BLOCK ? n - at : SCAN_BLOCK;
         if (at % SCAN_SLICE == 0 && interrupt_seen())
-            return tpl_fail(e, TPL_E_INTERRUPTED, w->tensor->name, "check of the weights was interrupted");
-        if (!block_is_finite(w->view.data, w->view.dtype, at, k))
-            return report_value(w, at, k, e);
+            return tpl_fail(e, TPL_E_INTERRUPTED, t->name, "check of the weights was interrupted");
+        if (!block_is_finite(t->data, t->dtype, at, k))
+            return report_value(t, at, k, e);
     }
     return TPL_OK;
 }
 
+static tpl_code check_weight(const weight *w, tpl_err *e)
+{
+    if (w->tensor)
+        TPL_TRY(check_values(w->tensor, e));
+    return w->scales ? check_values(w->scales, e) : TPL_OK;
+}
+
 tpl_code model_check_finite(const model *m, tpl_err *e)
 {
+    const model_config *c = &m->cfg;
     for (weight_role r = 0; r < W_N_ROLES; r++)
-        for (int layer = 0; layer < (weight_role_per_layer(r) ? m->cfg.n_layers : 1); layer++)
-            if (slot(m, r, layer)->tensor && own_tensor(m, r))
+        for (int layer = 0; layer < (weight_role_per_layer(r) ? c->n_layers : 1); layer++)
+            if (own_tensor(m, r))
                 TPL_TRY(check_weight(slot(m, r, layer), e));
+    for (int64_t i = 0; m->experts && i < (int64_t)c->n_layers * N_EXPERT_ROLES * c->n_experts; i++)
+        TPL_TRY(check_weight(&m->experts[i], e));
     return TPL_OK;
 }
 

@@ -26,11 +26,14 @@ typedef struct {
     int32_t original_max_pos;
     double beta_fast, beta_slow;
     double mscale, mscale_all_dim, attention_factor; /* YaRN; 0: not given */
+    bool keep_fraction;                              /* YaRN: the ramp's ends are not rounded to whole dimensions */
     double low_freq_factor, high_freq_factor;        /* Llama 3 */
 } rope_scaling;
 
 /* Greedy; the best experts of the best groups; the same with a stored correction bias an expert (DeepSeek-V3). */
 typedef enum { MOE_GREEDY, MOE_GROUP_LIMITED_GREEDY, MOE_NOAUX_TC } moe_topk;
+
+enum { MODEL_MAX_LAYERS = 1000, MODEL_F8_BLOCK = 128 };
 
 /* Sizes and constants of a model, as config.json gives them; zero where a family has no such thing. */
 typedef struct {
@@ -43,6 +46,7 @@ typedef struct {
     int32_t kv_lora_rank, nope_dim, rope_dim, v_dim; /* MLA; rope_dim is head_dim for GQA */
     int32_t max_pos;                       /* max_position_embeddings */
     float rms_eps;
+    float latent_eps; /* MLA: of the norms of both latents, which rms_norm_eps does not set */
     double rope_theta;
     bool rope_interleaved, tied_embeddings;
     int32_t bos_id, eos_id; /* -1: none */
@@ -57,8 +61,12 @@ typedef struct {
     /* Features a configuration may ask for; model_config_runnable() says which of them the forward pass lacks. */
     rope_scaling rope;
     bool qkv_bias, o_bias, mlp_bias; /* qkv_bias: q, k and v (GQA) or q_a and kv_a (MLA) */
+    bool qk_norm;                    /* GQA: an RMSNorm of every query and key head before RoPE */
+    bool q_b_bias, no_latent_norm;   /* TransMLA: a bias on q_b; latents that are not normalised */
     int32_t sliding_window;          /* tokens; 0: not in use */
+    uint32_t window_layers[(MODEL_MAX_LAYERS + 31) / 32]; /* a bit a layer: it sees only the window */
     char quant_method[24];           /* quantization_config; empty: none */
+    int32_t quant_block[2];          /* "fp8": rows and columns that share a scale; 0: one a tensor */
 } model_config;
 
 /* Weight roles. Per layer unless marked (m): one a model. Shapes as stored, row-major [out, in]. */
@@ -78,9 +86,31 @@ typedef struct {
     X(W_K, "k")                   /* GQA [n_kv_heads * head_dim, dim] */                      \
     X(W_V, "v")                   /* GQA [n_kv_heads * head_dim, dim] */                      \
     X(W_O, "o")                   /* [dim, n_heads * (v_dim or head_dim)] */                  \
-    X(W_GATE, "gate")             /* [ffn_dim, dim] */                                        \
-    X(W_UP, "up")                 /* [ffn_dim, dim] */                                        \
-    X(W_DOWN, "down")             /* [dim, ffn_dim] */
+    X(W_GATE, "gate")             /* dense layers [ffn_dim, dim] */                           \
+    X(W_UP, "up")                 /* dense layers [ffn_dim, dim] */                           \
+    X(W_DOWN, "down")             /* dense layers [dim, ffn_dim] */                           \
+    X(W_Q_NORM, "q_norm")         /* GQA with qk_norm [head_dim] */                           \
+    X(W_K_NORM, "k_norm")         /* GQA with qk_norm [head_dim] */                           \
+    X(W_Q_BIAS, "q_bias")         /* GQA [n_heads * head_dim] */                              \
+    X(W_K_BIAS, "k_bias")         /* GQA [n_kv_heads * head_dim] */                           \
+    X(W_V_BIAS, "v_bias")         /* GQA [n_kv_heads * head_dim] */                           \
+    X(W_Q_A_BIAS, "q_a_bias")     /* MLA [q_lora_rank] */                                     \
+    X(W_KV_A_BIAS, "kv_a_bias")   /* MLA [kv_lora_rank + rope_dim] */                         \
+    X(W_O_BIAS, "o_bias")         /* [dim] */                                                 \
+    X(W_GATE_BIAS, "gate_bias")   /* dense layers [ffn_dim] */                                \
+    X(W_UP_BIAS, "up_bias")       /* dense layers [ffn_dim] */                                \
+    X(W_DOWN_BIAS, "down_bias")   /* dense layers [dim] */                                    \
+    X(W_ROUTER, "router")         /* MoE layers [n_experts, dim] */                           \
+    X(W_ROUTER_BIAS, "router_bias") /* MoE layers [n_experts] f32; noaux_tc */                \
+    X(W_SHARED_GATE, "shared_gate") /* MoE layers [n_shared * expert_ffn, dim] */             \
+    X(W_SHARED_UP, "shared_up")     /* MoE layers [n_shared * expert_ffn, dim] */             \
+    X(W_SHARED_DOWN, "shared_down") /* MoE layers [dim, n_shared * expert_ffn] */             \
+    X(W_SHARED_GATE_BIAS, "shared_gate_bias") /* MoE layers [n_shared * expert_ffn] */        \
+    X(W_SHARED_UP_BIAS, "shared_up_bias")     /* MoE layers [n_shared * expert_ffn] */        \
+    X(W_SHARED_DOWN_BIAS, "shared_down_bias") /* MoE layers [dim] */                          \
+    X(W_EXPERT_GATE, "expert_gate") /* an expert of a MoE layer [expert_ffn, dim] */          \
+    X(W_EXPERT_UP, "expert_up")     /* an expert of a MoE layer [expert_ffn, dim] */          \
+    X(W_EXPERT_DOWN, "expert_down") /* an expert of a MoE layer [dim, expert_ffn] */
 
 typedef enum {
 #define MODEL_ROLE_ENUM(role, name) role,
@@ -121,12 +151,22 @@ tpl_code model_config_parse(const char *data, size_t len, const char *where, mod
 tpl_code model_config_runnable(const model_config *c, tpl_err *e);
 /* Whether a layer's feed-forward is a mixture of experts. */
 bool model_layer_is_moe(const model_config *c, int layer);
+/* Tokens a layer's attention sees; 0: all. */
+int32_t model_layer_window(const model_config *c, int layer);
+/* Factor of attention scores: 1 / sqrt(head width), times mscale^2 where YaRN's mscale_all_dim asks for it (DeepSeek). */
+float model_softmax_scale(const model_config *c);
 
 const model_config *model_cfg(const model *m);
 const char *model_dir(const model *m);
 
-/* A weight as stored; vectors have rows 1. data is NULL if the model has no such weight. layer is ignored for (m) roles. */
+/* A weight as stored; vectors have rows 1. data is NULL if the model has no such weight. layer is ignored for (m) roles.
+ * Two are not as stored, because what uses them takes no such type: an f8 kv_b is widened to f32, and so is a router_bias. */
 mat model_weight(const model *m, weight_role r, int layer);
+/* One expert's matrix of a MoE layer: W_EXPERT_GATE, W_EXPERT_UP or W_EXPERT_DOWN. */
+mat model_expert(const model *m, weight_role r, int layer, int expert);
+
+/* Row `row` of a weight, columns [col, col + n), widened to f32 with its block scales applied. */
+void model_read_row(const mat *w, int64_t row, int64_t col, int64_t n, float *out);
 
 /* Reads every weight once and fails with the tensor's name and position at the first NaN or infinity.
  * TPL_E_INTERRUPTED after a signal. */

@@ -85,6 +85,11 @@ int need_heads(builder *b, int source, int head0, int n_heads, int rows, int col
     return find_or_add_weight(b, (plan_weight){.source = source, .layer = b->layer, .head0 = head0, .n_heads = n_heads, .rows = rows, .col0 = col0, .cols = cols});
 }
 
+int need_expert_rows(builder *b, int source, int first, int n, int row0, int rows)
+{
+    return find_or_add_weight(b, (plan_weight){.source = source, .layer = b->layer, .head0 = first, .n_heads = n, .row0 = row0, .rows = rows, .cols = b->p->cfg.dim});
+}
+
 static plan_step *add_step(builder *b, const char *name)
 {
     plan_list *l = &b->p->list[b->phase];
@@ -110,6 +115,11 @@ plan_step *add_matmul(builder *b, const char *name, plan_ref in, int w, plan_ref
     return s;
 }
 
+void set_bias(builder *b, plan_step *matmul, bool wanted, int source, int first, int n)
+{
+    matmul->w[1] = wanted ? need_weight(b, source, 0, 1, first, n) : -1;
+}
+
 plan_step *add_rmsnorm(builder *b, const char *name, plan_ref in, int w, plan_ref out, int groups)
 {
     plan_step *s = add_kernel(b, OP_RMSNORM, name, in, out);
@@ -125,7 +135,7 @@ plan_step *add_sliced_norm(builder *b, const char *name, plan_ref x, int slice0,
     s->alpha0 = slice0;
     s->call.sliced_norm.n_slices = n_slices;
     s->call.sliced_norm.kv_lora_rank = b->p->cfg.kv_lora_rank;
-    s->call.sliced_norm.eps = b->p->cfg.rms_eps;
+    s->call.sliced_norm.eps = b->p->cfg.latent_eps;
     return s;
 }
 
@@ -160,12 +170,6 @@ plan_step *add_kv_append(builder *b, const char *name, plan_ref a, plan_ref pe, 
     return s;
 }
 
-static float softmax_scale(const model_config *c)
-{
-    int width = c->attn == ATTN_MLA ? c->nope_dim + c->rope_dim : c->head_dim;
-    return (float)(1.0 / __builtin_sqrt(width));
-}
-
 plan_step *add_attn_latent(builder *b, const char *name, plan_ref q_lat, plan_ref q_pe, int pe_stride, int heads, int lat, int lat_off, int rope_off, plan_ref out,
                            plan_ref lse)
 {
@@ -181,7 +185,7 @@ plan_step *add_attn_latent(builder *b, const char *name, plan_ref q_lat, plan_re
     a->q_pe_head_stride = pe_stride;
     a->lat_off = lat_off;
     a->rope_off = rope_off;
-    a->scale = softmax_scale(&b->p->cfg);
+    a->scale = model_softmax_scale(&b->p->cfg);
     return s;
 }
 
@@ -201,7 +205,7 @@ plan_step *add_attn_mha(builder *b, const char *name, plan_ref q, int uk, int uv
     a->lat_off = lat_off;
     a->rope_off = rope_off;
     a->accumulate = accumulate;
-    a->scale = softmax_scale(c);
+    a->scale = model_softmax_scale(c);
     return s;
 }
 
@@ -214,7 +218,8 @@ plan_step *add_attn_gqa(builder *b, const char *name, plan_ref q, int heads, int
     a->kv_heads = kv_heads;
     a->head_dim = b->p->cfg.head_dim;
     a->v_off = kv_heads * a->head_dim;
-    a->scale = softmax_scale(&b->p->cfg);
+    a->window = model_layer_window(&b->p->cfg, b->layer);
+    a->scale = model_softmax_scale(&b->p->cfg);
     return s;
 }
 
@@ -248,7 +253,7 @@ static const struct {
     [VAR_TPLA] = {plan_attn_tpla, plan_streams_tpla},
 };
 
-static void fill_list(builder *b, plan_options o)
+static void fill_list(builder *b)
 {
     const model_config *c = &b->p->cfg;
     b->layer = -1;
@@ -257,7 +262,7 @@ static void fill_list(builder *b, plan_options o)
         int x = need_buf(b, "x", c->dim), xn = need_buf(b, "xn", c->dim);
         add_rmsnorm(b, "attn.norm", whole(b, x), need_weight(b, W_ATTN_NORM, 0, 1, 0, c->dim), whole(b, xn), 1);
         variants[b->p->v.kind].attention(b);
-        if (!o.attention_only)
+        if (!b->o.attention_only)
             plan_mlp(b);
     }
     b->layer = -1;
@@ -274,10 +279,10 @@ tpl_code plan_create(const model_config *c, const variant *v, int tp, int rank, 
     p->tp = tp;
     p->rank = rank;
     variants[v->kind].streams(p);
-    builder b = {.p = p};
+    builder b = {.p = p, .o = o};
     for (int phase = 0; phase < N_PHASES; phase++) {
         b.phase = (plan_phase)phase;
-        fill_list(&b, o);
+        fill_list(&b);
     }
     *out = p;
     return TPL_OK;

@@ -26,19 +26,11 @@ enum {
     W_UK = W_N_ROLES, /* per head [nope, latent columns]: kv_b's key half, folded if the variant has a transform */
     W_UK_WHOLE,       /* the same for exact scores over the whole latent: without a slice's score scale */
     W_UV,             /* per head [v_dim, latent columns]: kv_b's value half */
-    /* Mixture of experts: per layer; the expert matrices per expert ("head"). */
-    W_ROUTER,      /* [n_experts, dim] */
-    W_ROUTER_BIAS, /* [1, n_experts] score correction (noaux_tc) */
-    W_EXPERT_GATE, /* [expert_ffn, dim] an expert */
-    W_EXPERT_UP,   /* [expert_ffn, dim] an expert */
-    W_EXPERT_DOWN, /* [dim, expert_ffn] an expert */
-    W_SHARED_GATE, /* [n_shared * expert_ffn, dim] */
-    W_SHARED_UP,   /* [n_shared * expert_ffn, dim] */
-    W_SHARED_DOWN, /* [dim, n_shared * expert_ffn] */
     W_N_SOURCES
 };
 
-/* A region of a logical weight matrix that one rank holds. Heads are used by W_UK and W_UV only (n_heads 0 elsewhere). */
+/* A region of a logical weight matrix that one rank holds. Heads are used by W_UK and W_UV, and by expert matrices, where an
+ * expert is a head (n_heads 0 elsewhere). */
 typedef struct {
     int32_t source, layer; /* weight_role or W_UK...; layer -1 for one-a-model roles */
     int32_t head0, n_heads;
@@ -104,6 +96,7 @@ typedef struct {
 
 typedef struct {
     bool attention_only; /* leave the feed-forward of all layers out (the TPLA paper's timing) */
+    bool expert_parallel; /* a rank holds whole experts, 1/tp of them; else 1/tp of the inner columns of each expert */
 } plan_options;
 
 tpl_code plan_create(const model_config *c, const variant *v, int tp, int rank, plan_options o, plan **out, tpl_err *e);

@@ -28,7 +28,7 @@ struct team {
     int n_local;
     team_rank *ranks;
     float *rope_cos, *rope_sin;
-    float **plain_alpha; /* [n_layers][g] of a random model, which has no transform */
+    float **alpha; /* [n_layers][g] scales of the sliced norm, a copy; NULL where nothing is sliced */
     /* Jobs: a new generation number starts one; `left` counts the workers that still run. */
     worker *workers; /* [n_local]; worker 0 is the caller */
     pthread_mutex_t lock;
@@ -60,84 +60,35 @@ bool ranks_from_name(const char *name, ranks_kind *out)
 
 /* ---- weights ---- */
 
-static const void *at(const void *data, tpl_dtype t, int64_t elements)
+/* A tied head is rows of the embedding, which every rank holds whole. */
+static bool is_tied_head(const plan *p, int w)
 {
-    return (const char *)data + elements * (int64_t)dtype_bytes(t);
+    return p->cfg.tied_embeddings && p->weights[w].source == W_LM_HEAD;
 }
 
-/* The logical per-head matrices of W_UK, W_UK_WHOLE and W_UV: folded, or halves of kv_b as stored. */
-static head_mat logical_heads(const team *t, int source, int layer)
+static bound_weight tied_head(const team_rank *r, int w)
 {
-    if (t->f)
-        return source == W_UK ? folded_uk(t->f, layer) : source == W_UK_WHOLE ? folded_uk_whole(t->f, layer) : folded_uv(t->f, layer);
-    const model_config *c = model_cfg(t->m);
-    mat w = model_weight(t->m, W_KV_B, layer);
-    int64_t head_rows = c->nope_dim + c->v_dim, row0 = source == W_UV ? c->nope_dim : 0;
-    return (head_mat){.data = at(w.data, w.dtype, row0 * w.stride), .dtype = w.dtype, .heads = c->n_heads, .rows = source == W_UV ? c->v_dim : c->nope_dim,
-                      .cols = c->kv_lora_rank, .row_stride = w.stride, .head_stride = head_rows * w.stride};
-}
-
-static mat logical_matrix(const team *t, int source, int layer)
-{
-    if (t->f && source == W_KV_A)
-        return folded_kv_a(t->f, layer);
-    return model_weight(t->m, (weight_role)source, layer);
-}
-
-static bound_weight view_weight(const team *t, const plan_weight *w)
-{
-    bound_weight b = {0};
-    if (w->n_heads) {
-        head_mat h = logical_heads(t, w->source, w->layer);
-        assert(w->head0 + w->n_heads <= h.heads && w->col0 + w->cols <= h.cols && w->rows == h.rows);
-        h.data = at(h.data, h.dtype, w->head0 * h.head_stride + w->col0);
-        h.heads = w->n_heads;
-        h.cols = w->cols;
-        b.h = h;
-        return b;
-    }
-    mat m = logical_matrix(t, w->source, w->layer);
-    assert(m.data && w->row0 + w->rows <= m.rows && w->col0 + w->cols <= m.cols);
-    m.data = (void *)at(m.data, m.dtype, w->row0 * m.stride + w->col0);
-    m.rows = w->rows;
-    m.cols = w->cols;
-    b.m = m;
+    const plan_weight *head = &r->p->weights[w];
+    int embed = 0; /* the first step's weight: bound before */
+    while (embed < w && r->p->weights[embed].source != W_EMBED)
+        embed++;
+    assert(embed < w);
+    bound_weight b = r->weights[embed];
+    b.m.data = (char *)b.m.data + (size_t)head->row0 * (size_t)b.m.stride * dtype_bytes(b.m.dtype);
+    b.m.rows = head->rows;
     return b;
-}
-
-/* Replaces a view by a compact copy of exactly its elements. */
-static tpl_code copy_weight(bound_weight *b, dev_buf *copy, tpl_err *e)
-{
-    bool heads = b->h.data != NULL;
-    tpl_dtype t = heads ? b->h.dtype : b->m.dtype;
-    int64_t n_heads = heads ? b->h.heads : 1, rows = heads ? b->h.rows : b->m.rows, cols = heads ? b->h.cols : b->m.cols;
-    const void *from = heads ? b->h.data : b->m.data;
-    int64_t row_stride = heads ? b->h.row_stride : b->m.stride, head_stride = heads ? b->h.head_stride : 0;
-    size_t row_bytes = (size_t)cols * dtype_bytes(t);
-    TPL_TRY(dev_alloc(copy, (size_t)(n_heads * rows) * row_bytes, "weight shards", e));
-    for (int64_t h = 0; h < n_heads; h++)
-        for (int64_t i = 0; i < rows; i++)
-            memcpy((char *)copy->data + (size_t)(h * rows + i) * row_bytes, at(from, t, h * head_stride + i * row_stride), row_bytes);
-    if (heads) {
-        b->h.data = copy->data;
-        b->h.row_stride = cols;
-        b->h.head_stride = rows * cols;
-    } else {
-        b->m.data = copy->data;
-        b->m.stride = cols;
-    }
-    return TPL_OK;
 }
 
 static tpl_code bind_weights(const team *t, team_rank *r, tpl_err *e)
 {
     int n = r->p->n_weights;
     r->weights = tpl_calloc((size_t)n, sizeof *r->weights);
-    r->copies = tpl_calloc((size_t)n, sizeof *r->copies);
+    r->memory = tpl_calloc((size_t)n, sizeof *r->memory);
     for (int i = 0; i < n; i++) {
-        r->weights[i] = view_weight(t, &r->p->weights[i]);
-        if (t->o.isolate)
-            TPL_TRY(copy_weight(&r->weights[i], &r->copies[i], e));
+        if (is_tied_head(r->p, i))
+            r->weights[i] = tied_head(r, i);
+        else
+            TPL_TRY(shard_bind(t->m, t->f, &r->p->weights[i], t->o.isolate, &r->weights[i], &r->memory[i], e));
     }
     return TPL_OK;
 }
@@ -237,15 +188,17 @@ static tpl_code create_ranks(team *t, const variant *v, tpl_err *e)
     return rc;
 }
 
-/* Random weights lie in no particular basis: every slice carries 1 / g of the energy. */
-static float **make_plain_alpha(int n_layers, int g)
+/* A transform's scales, so that a rank reads nothing of the folded set once its weights are bound; for a random model,
+ * which has no transform, those of slices of equal energy. */
+static float **make_alpha(const folded *f, int n_layers, int g)
 {
-    float **alpha = tpl_calloc(1, (size_t)n_layers * sizeof *alpha + (size_t)g * sizeof **alpha);
-    float *one = (float *)(void *)(alpha + n_layers);
-    for (int i = 0; i < g; i++)
-        one[i] = (float)g;
-    for (int i = 0; i < n_layers; i++)
-        alpha[i] = one;
+    float **alpha = tpl_calloc(1, (size_t)n_layers * (sizeof *alpha + (size_t)g * sizeof **alpha));
+    float *next = (float *)(void *)(alpha + n_layers);
+    for (int i = 0; i < n_layers; i++, next += g) {
+        alpha[i] = next;
+        for (int j = 0; j < g; j++)
+            next[j] = f ? folded_alpha(f)[i][j] : (float)g;
+    }
     return alpha;
 }
 
@@ -274,8 +227,8 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     t->rope_sin = tpl_malloc(table * sizeof(float));
     rope_fill(c, c->max_pos, t->rope_cos, t->rope_sin);
     t->o.plan.attention_only = t->o.plan.attention_only || model_attention_only(m);
-    if (model_is_random(m))
-        t->plain_alpha = make_plain_alpha(c->n_layers, v->g);
+    if (f || model_is_random(m))
+        t->alpha = make_alpha(f, c->n_layers, v->g);
     tpl_code rc = create_ranks(t, v, e);
     if (rc == TPL_OK)
         rc = start_workers(t, e);
@@ -294,9 +247,9 @@ void team_destroy(team *t)
     stop_workers(t);
     for (int i = 0; i < t->n_local; i++) {
         team_rank *r = &t->ranks[i];
-        for (int w = 0; r->copies && w < r->p->n_weights; w++)
-            dev_free(&r->copies[w]);
-        free(r->copies);
+        for (int w = 0; r->memory && w < r->p->n_weights; w++)
+            shard_free(&r->memory[w]);
+        free(r->memory);
         free(r->weights);
         plan_destroy(r->p);
         comm_destroy(r->comm);
@@ -305,7 +258,7 @@ void team_destroy(team *t)
     free(t->workers);
     free(t->rope_cos);
     free(t->rope_sin);
-    free(t->plain_alpha);
+    free(t->alpha);
     pthread_cond_destroy(&t->begin);
     pthread_cond_destroy(&t->end);
     pthread_mutex_destroy(&t->lock);
@@ -336,11 +289,8 @@ int64_t team_weight_bytes(const team *t, int local_rank)
 {
     const team_rank *r = &t->ranks[local_rank];
     int64_t bytes = 0;
-    for (int i = 0; i < r->p->n_weights; i++) {
-        const bound_weight *w = &r->weights[i];
-        int64_t n = w->h.data ? (int64_t)w->h.heads * w->h.rows * w->h.cols : w->m.rows * w->m.cols;
-        bytes += t->o.isolate ? (int64_t)r->copies[i].bytes : n * (int64_t)dtype_bytes(w->h.data ? w->h.dtype : w->m.dtype);
-    }
+    for (int i = 0; i < r->p->n_weights; i++)
+        bytes += is_tied_head(r->p, i) ? 0 : shard_bytes(&r->weights[i]);
     return bytes;
 }
 
@@ -361,5 +311,5 @@ const float *team_rope_sin(const team *t)
 
 const float *const *team_alpha(const team *t)
 {
-    return t->f ? folded_alpha(t->f) : (const float *const *)t->plain_alpha;
+    return (const float *const *)t->alpha;
 }

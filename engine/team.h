@@ -11,6 +11,7 @@
 #include "device/memory.h"
 #include "engine/bind.h"
 #include "engine/plan.h"
+#include "engine/shards.h"
 #include "engine/transform.h"
 #include "kernels/kernels.h"
 
@@ -47,7 +48,7 @@ int64_t team_weight_bytes(const team *t, int local_rank);
 typedef struct {
     plan *p;
     bound_weight *weights;
-    dev_buf *copies; /* [n_weights], empty where weights are views */
+    shard_memory *memory; /* [n_weights] what was copied of them */
     comm *comm;
 } team_rank;
 

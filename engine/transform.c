@@ -73,10 +73,9 @@ static void head_times_gamma(const model *m, int layer, int head, bool value, do
     int r = c->kv_lora_rank, rows = value ? c->v_dim : c->nope_dim;
     int64_t row0 = (int64_t)head * (c->nope_dim + c->v_dim) + (value ? c->nope_dim : 0);
     float *w = tpl_malloc(sizeof *w * (size_t)r), *g = tpl_malloc(sizeof *g * (size_t)r);
-    size_t size = dtype_bytes(kv_b.dtype);
     dtype_to_f32(g, gamma.data, gamma.dtype, (size_t)r);
     for (int i = 0; i < rows; i++) {
-        dtype_to_f32(w, (const char *)kv_b.data + (size_t)(row0 + i) * (size_t)kv_b.stride * size, kv_b.dtype, (size_t)r);
+        model_read_row(&kv_b, row0 + i, 0, r, w);
         for (int j = 0; j < r; j++)
             out[(size_t)i * r + j] = (double)w[j] * g[j];
     }
@@ -90,11 +89,10 @@ static void output_gram(const model *m, int layer, int head, double *gram)
     const model_config *c = model_cfg(m);
     mat o = model_weight(m, W_O, layer);
     int v = c->v_dim;
-    size_t size = dtype_bytes(o.dtype);
     float *row = tpl_malloc(sizeof *row * (size_t)v);
     memset(gram, 0, sizeof *gram * (size_t)(v * v));
     for (int i = 0; i < c->dim; i++) {
-        dtype_to_f32(row, (const char *)o.data + ((size_t)i * (size_t)o.stride + (size_t)(head * v)) * size, o.dtype, (size_t)v);
+        model_read_row(&o, i, (int64_t)head * v, v, row);
         for (int a = 0; a < v; a++)
             for (int b = 0; b < v; b++)
                 gram[a * v + b] += (double)row[a] * row[b];
@@ -264,6 +262,8 @@ tpl_code transform_build(const model *m, const variant *v, const calibration *ca
     int r = c->kv_lora_rank;
     char text[VARIANT_TEXT];
     variant_format(v, text);
+    if (c->qkv_bias)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, text, "needs a latent without bias, but field 'attention_bias' of the model is true");
     if (variant_needs_calibration(v) && !calib)
         return tpl_fail(e, TPL_E_USAGE, text, "needs a calibration text");
     if (calib && (calib->r != r || calib->n_layers != c->n_layers || calib->n_heads != c->n_heads))
@@ -324,7 +324,7 @@ static void fold_kv_a(const model *m, int layer, const double *store, tpl_dtype 
     float *wide = tpl_malloc(sizeof *wide * (size_t)rows * (size_t)d);
     double *x = tpl_malloc(sizeof *x * (size_t)rows * (size_t)d), *y = tpl_malloc(sizeof *y * (size_t)rows * (size_t)d);
     for (int i = 0; i < rows; i++)
-        dtype_to_f32(wide + (size_t)i * d, (const char *)w.data + (size_t)i * (size_t)w.stride * dtype_bytes(w.dtype), w.dtype, (size_t)d);
+        model_read_row(&w, i, 0, d, wide + (size_t)i * d);
     for (size_t i = 0; i < (size_t)rows * (size_t)d; i++)
         x[i] = wide[i];
     linalg_matmul(r, d, r, store, 0, x, 0, y);

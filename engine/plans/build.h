@@ -10,6 +10,7 @@
 
 typedef struct {
     plan *p;
+    plan_options o;
     plan_phase phase; /* of the list being filled */
     int32_t layer;
     int32_t cap_steps[N_PHASES], cap_weights, cap_bufs;
@@ -35,9 +36,13 @@ int need_buf(builder *b, const char *name, int cols);
 /* Finds an equal region or adds it, and marks it used in the current phase. */
 int need_weight(builder *b, int source, int row0, int rows, int col0, int cols);
 int need_heads(builder *b, int source, int head0, int n_heads, int rows, int col0, int cols);
+/* Rows [row0, row0 + rows) of experts [first, first + n). */
+int need_expert_rows(builder *b, int source, int first, int n, int row0, int rows);
 
 /* Appenders; each returns the step for fields that only some steps set. */
 plan_step *add_matmul(builder *b, const char *name, plan_ref in, int w, plan_ref out);
+/* Lets a matmul add the elements [first, first + n) of a bias vector. */
+void set_bias(builder *b, plan_step *matmul, bool wanted, int source, int first, int n);
 plan_step *add_rmsnorm(builder *b, const char *name, plan_ref in, int w, plan_ref out, int groups);
 plan_step *add_sliced_norm(builder *b, const char *name, plan_ref x, int slice0, int n_slices);
 /* x: heads of head_stride columns; per head k inputs and n outputs. */

@@ -14,46 +14,74 @@ static void add_to_residual(builder *b, const char *reduce, const char *add, int
     add_binary(b, OP_ADD, add, whole(b, y), no_ref, whole(b, need_buf(b, "x", b->p->cfg.dim)));
 }
 
-/* gate, up, down of a SwiGLU whose `f` inner columns on this rank start at row f0 of the weights; y = or += the result. */
-static void swiglu(builder *b, const char *const names[4], const int roles[3], int f0, int f, int xn, int y, bool accumulate)
+/* A SwiGLU whose inner columns are split over ranks: step names, weight roles and, where they exist, bias roles. */
+typedef struct {
+    const char *names[4]; /* gate, up, silu_mul, down */
+    int weights[3], biases[3];
+} swiglu_parts;
+
+/* This rank's `f` inner columns start at row f0 of the weights; y = or += the result. Rank 0 alone adds the last bias, as
+ * ranks are summed afterwards. */
+static void swiglu(builder *b, const swiglu_parts *s, int f0, int f, int xn, int y, bool accumulate)
 {
-    int dim = b->p->cfg.dim, gate = need_buf(b, names[0], f), up = need_buf(b, names[1], f);
-    add_matmul(b, names[0], whole(b, xn), need_weight(b, roles[0], f0, f, 0, dim), whole(b, gate));
-    add_matmul(b, names[1], whole(b, xn), need_weight(b, roles[1], f0, f, 0, dim), whole(b, up));
-    add_binary(b, OP_SILU_MUL, names[2], whole(b, gate), whole(b, up), whole(b, gate));
-    add_matmul(b, names[3], whole(b, gate), need_weight(b, roles[2], 0, dim, f0, f), whole(b, y))->call.matmul.accumulate = accumulate;
+    const model_config *c = &b->p->cfg;
+    int dim = c->dim, inner[2];
+    for (int i = 0; i < 2; i++) {
+        inner[i] = need_buf(b, s->names[i], f);
+        plan_step *m = add_matmul(b, s->names[i], whole(b, xn), need_weight(b, s->weights[i], f0, f, 0, dim), whole(b, inner[i]));
+        set_bias(b, m, c->mlp_bias, s->biases[i], f0, f);
+    }
+    add_binary(b, OP_SILU_MUL, s->names[2], whole(b, inner[0]), whole(b, inner[1]), whole(b, inner[0]));
+    plan_step *down = add_matmul(b, s->names[3], whole(b, inner[0]), need_weight(b, s->weights[2], 0, dim, f0, f), whole(b, y));
+    down->call.matmul.accumulate = accumulate;
+    set_bias(b, down, c->mlp_bias && b->p->rank == 0, s->biases[2], 0, dim);
 }
 
 static void dense_mlp(builder *b, int xn, int y)
 {
-    static const char *const names[] = {"mlp.gate", "mlp.up", "mlp.silu_mul", "mlp.down"};
-    static const int roles[] = {W_GATE, W_UP, W_DOWN};
+    static const swiglu_parts parts = {
+        {"mlp.gate", "mlp.up", "mlp.silu_mul", "mlp.down"}, {W_GATE, W_UP, W_DOWN}, {W_GATE_BIAS, W_UP_BIAS, W_DOWN_BIAS}};
     int f = b->p->cfg.ffn_dim / b->p->tp;
-    swiglu(b, names, roles, b->p->rank * f, f, xn, y, false);
+    swiglu(b, &parts, b->p->rank * f, f, xn, y, false);
 }
 
-/* Every rank routes all rows and holds its share of each expert's inner columns (expert TP). */
-static void moe_mlp(builder *b, int xn, int y)
+static void moe_route(builder *b, int xn, int ids, int weights)
 {
-    static const char *const names[] = {"moe.shared_gate", "moe.shared_up", "moe.shared_silu_mul", "moe.shared_down"};
-    static const int roles[] = {W_SHARED_GATE, W_SHARED_UP, W_SHARED_DOWN};
-    const plan *p = b->p;
-    const model_config *c = &p->cfg;
-    int k = c->n_experts_per_tok, f = c->expert_ffn_dim / p->tp, n = c->n_experts;
-    int ids = need_buf(b, "moe_ids", k), weights = need_buf(b, "moe_weights", k);
+    const model_config *c = &b->p->cfg;
+    int n = c->n_experts;
     plan_step *route = add_binary(b, OP_MOE_ROUTE, "moe.route", whole(b, xn), whole(b, ids), whole(b, weights));
     route->w[0] = need_weight(b, W_ROUTER, 0, n, 0, c->dim);
     route->w[1] = c->topk == MOE_NOAUX_TC ? need_weight(b, W_ROUTER_BIAS, 0, 1, 0, n) : -1;
-    route->call.moe_route = (op_moe_route){.top_k = k, .n_group = c->n_group, .topk_group = c->topk_group, .scoring = c->scoring,
+    route->call.moe_route = (op_moe_route){.top_k = c->n_experts_per_tok, .n_group = c->n_group, .topk_group = c->topk_group, .scoring = c->scoring,
                                            .normalise = c->norm_topk, .scale = (float)c->routed_scaling};
+}
+
+/* Every rank routes all rows. It holds its share of each expert's inner columns (expert TP), or all of its share of the
+ * experts (EP); where tp does not divide their number, some ranks hold one more. */
+static void moe_mlp(builder *b, int xn, int y)
+{
+    static const swiglu_parts shared = {{"moe.shared_gate", "moe.shared_up", "moe.shared_silu_mul", "moe.shared_down"},
+                                        {W_SHARED_GATE, W_SHARED_UP, W_SHARED_DOWN},
+                                        {W_SHARED_GATE_BIAS, W_SHARED_UP_BIAS, W_SHARED_DOWN_BIAS}};
+    const plan *p = b->p;
+    const model_config *c = &p->cfg;
+    bool ep = b->o.expert_parallel;
+    int n = c->n_experts, first = ep ? (int)((int64_t)p->rank * n / p->tp) : 0;
+    int n_local = ep ? (int)((int64_t)(p->rank + 1) * n / p->tp) - first : n;
+    int f = ep ? c->expert_ffn_dim : c->expert_ffn_dim / p->tp, f0 = ep ? 0 : p->rank * f;
+    int ids = need_buf(b, "moe_ids", c->n_experts_per_tok), weights = need_buf(b, "moe_weights", c->n_experts_per_tok);
+    moe_route(b, xn, ids, weights);
     plan_step *experts = add_binary(b, OP_MOE_EXPERTS, "moe.experts", whole(b, xn), whole(b, ids), whole(b, y));
     experts->in[2] = whole(b, weights);
-    experts->w[0] = need_heads(b, W_EXPERT_GATE, 0, n, f, 0, c->dim);
-    experts->w[1] = need_heads(b, W_EXPERT_UP, 0, n, f, 0, c->dim);
-    experts->w[2] = need_heads(b, W_EXPERT_DOWN, 0, n, c->dim, p->rank * f, f);
-    experts->call.moe_experts = (op_moe_experts){.n_local = n, .n_experts = n, .ffn = f};
+    if (n_local > 0) {
+        experts->w[0] = need_expert_rows(b, W_EXPERT_GATE, first, n_local, f0, f);
+        experts->w[1] = need_expert_rows(b, W_EXPERT_UP, first, n_local, f0, f);
+        experts->w[2] = need_heads(b, W_EXPERT_DOWN, first, n_local, c->dim, f0, f);
+    }
+    experts->call.moe_experts = (op_moe_experts){.expert0 = first, .n_local = n_local, .n_experts = n, .ffn = f};
+    int share = c->n_shared_experts * c->expert_ffn_dim / p->tp;
     if (c->n_shared_experts > 0)
-        swiglu(b, names, roles, p->rank * f * c->n_shared_experts, f * c->n_shared_experts, xn, y, true);
+        swiglu(b, &shared, p->rank * share, share, xn, y, true);
 }
 
 void plan_mlp(builder *b)
@@ -93,8 +121,9 @@ plan_ref plan_mla_query(builder *b, int head0, int n_heads)
     plan_ref in = whole(b, need_buf(b, "xn", c->dim));
     if (c->q_lora_rank > 0) {
         plan_ref qa = whole(b, need_buf(b, "q_a", c->q_lora_rank));
-        add_matmul(b, "attn.q_a", in, need_weight(b, W_Q_A, 0, c->q_lora_rank, 0, c->dim), qa);
-        add_rmsnorm(b, "attn.q_a_norm", qa, need_weight(b, W_Q_A_NORM, 0, 1, 0, c->q_lora_rank), qa, 1);
+        plan_step *a = add_matmul(b, "attn.q_a", in, need_weight(b, W_Q_A, 0, c->q_lora_rank, 0, c->dim), qa);
+        set_bias(b, a, c->qkv_bias, W_Q_A_BIAS, 0, c->q_lora_rank);
+        add_rmsnorm(b, "attn.q_a_norm", qa, need_weight(b, W_Q_A_NORM, 0, 1, 0, c->q_lora_rank), qa, 1)->call.rmsnorm.eps = c->latent_eps;
         in = qa;
     }
     add_matmul(b, "attn.q_b", in, need_weight(b, W_Q_B, head0 * width, n_heads * width, 0, in.cols), whole(b, q));
@@ -106,6 +135,7 @@ void plan_attn_out(builder *b, plan_ref o, int head0, int n_heads, int o_dim)
 {
     const model_config *c = &b->p->cfg;
     int y = need_buf(b, "y", c->dim);
-    add_matmul(b, "attn.o", o, need_weight(b, W_O, 0, c->dim, head0 * o_dim, n_heads * o_dim), whole(b, y));
+    plan_step *m = add_matmul(b, "attn.o", o, need_weight(b, W_O, 0, c->dim, head0 * o_dim, n_heads * o_dim), whole(b, y));
+    set_bias(b, m, c->o_bias && b->p->rank == 0, W_O_BIAS, 0, c->dim);
     add_to_residual(b, "attn.all_reduce", "attn.add", y);
 }

@@ -26,11 +26,12 @@ plan_ref plan_latent(builder *b, latent_norm norm)
     const model_config *c = &b->p->cfg;
     int r = c->kv_lora_rank, kv = need_buf(b, "kv", r + c->rope_dim);
     plan_ref lat = columns(kv, 0, r);
-    add_matmul(b, "attn.kv_a", whole(b, need_buf(b, "xn", c->dim)), need_weight(b, W_KV_A, 0, r + c->rope_dim, 0, c->dim), whole(b, kv));
+    plan_step *a = add_matmul(b, "attn.kv_a", whole(b, need_buf(b, "xn", c->dim)), need_weight(b, W_KV_A, 0, r + c->rope_dim, 0, c->dim), whole(b, kv));
+    set_bias(b, a, c->qkv_bias, W_KV_A_BIAS, 0, r + c->rope_dim);
     if (norm == NORM_SLICED)
         add_sliced_norm(b, "attn.kv_norm", lat, 0, b->p->v.g);
     else
-        add_rmsnorm(b, "attn.kv_norm", lat, norm == NORM_GAMMA ? need_weight(b, W_KV_A_NORM, 0, 1, 0, r) : -1, lat, 1);
+        add_rmsnorm(b, "attn.kv_norm", lat, norm == NORM_GAMMA ? need_weight(b, W_KV_A_NORM, 0, 1, 0, r) : -1, lat, 1)->call.rmsnorm.eps = c->latent_eps;
     add_rope(b, "attn.k_rope", columns(kv, r, c->rope_dim), 1, c->rope_dim);
     return whole(b, kv);
 }
@@ -40,8 +41,10 @@ plan_ref plan_latent_slices(builder *b, const slice_layout *l)
     const model_config *c = &b->p->cfg;
     int own = l->n_slices * l->width, kv = need_buf(b, "kv_slice", own + c->rope_dim);
     plan_ref xn = whole(b, need_buf(b, "xn", c->dim)), lat = columns(kv, 0, own), pe = columns(kv, own, c->rope_dim);
-    add_matmul(b, "attn.kv_a", xn, need_weight(b, W_KV_A, l->slice0 * l->width, own, 0, c->dim), lat);
-    add_matmul(b, "attn.k_pe", xn, need_weight(b, W_KV_A, c->kv_lora_rank, c->rope_dim, 0, c->dim), pe);
+    plan_step *a = add_matmul(b, "attn.kv_a", xn, need_weight(b, W_KV_A, l->slice0 * l->width, own, 0, c->dim), lat);
+    set_bias(b, a, c->qkv_bias, W_KV_A_BIAS, l->slice0 * l->width, own);
+    plan_step *k = add_matmul(b, "attn.k_pe", xn, need_weight(b, W_KV_A, c->kv_lora_rank, c->rope_dim, 0, c->dim), pe);
+    set_bias(b, k, c->qkv_bias, W_KV_A_BIAS, c->kv_lora_rank, c->rope_dim);
     add_sliced_norm(b, "attn.kv_norm", lat, l->slice0, l->n_slices);
     add_rope(b, "attn.k_rope", pe, 1, c->rope_dim);
     return whole(b, kv);

@@ -169,7 +169,7 @@ Test(config, errors_name_field_and_value)
         {ATTN_MLA, "\"eos_token_id\": 48,", TPL_E_INPUT, "field 'eos_token_id' is not a token id, expected 0 to 47"},
         {ATTN_MLA, "\"eos_token_id\": \"</s>\",", TPL_E_INPUT, "field 'eos_token_id' is not a token id"},
         {ATTN_MLA, "\"architectures\": [\"GPT2LMHeadModel\"],", TPL_E_UNSUPPORTED,
-         "architecture is 'GPT2LMHeadModel', expected Deep"},
+         "architecture is 'GPT2LMHeadModel', expected one of DeepseekV3ForCausalLM, "},
         {ATTN_MLA, "\"architectures\": [7],", TPL_E_INPUT, "field 'architectures' is not a list of names"},
         {ATTN_MLA, "\"architectures\": null,", TPL_E_INPUT, "neither 'architectures' nor 'model_type' is given"},
         {ATTN_MLA, "\"tie_word_embeddings\": 1,", TPL_E_INPUT,
@@ -279,6 +279,111 @@ Test(config, takes_both_spellings)
     cr_expect(c.q_lora_rank == 0 && !c.rope_interleaved);
     cr_assert_eq(parse_with(ATTN_GQA, "\"num_hidden_layers\": 2.0,", &c, &e), TPL_OK);
     cr_expect_eq(c.n_layers, 2);
+}
+
+/* Each family heeds the fields that its implementation in transformers reads, and no others. */
+Test(config, families_differ_in_what_they_heed)
+{
+    static const struct {
+        attn_kind attn;
+        const char *extra;
+        bool qkv, o, mlp, q_norm;
+        int32_t window, head_dim, n_kv_heads;
+    } cases[] = {
+        {ATTN_GQA, "\"attention_bias\": true, \"mlp_bias\": true,", 1, 1, 1, 0, 0, 8, 2},
+        {ATTN_GQA, "\"architectures\": [\"Qwen2ForCausalLM\"], \"mlp_bias\": true,", 1, 0, 0, 0, 0, 8, 2},
+        {ATTN_GQA, "\"architectures\": [\"Qwen3ForCausalLM\"], \"head_dim\": null,", 0, 0, 0, 1, 0, 128, 2},
+        {ATTN_GQA, "\"architectures\": [\"Qwen3ForCausalLM\"], \"attention_bias\": true,", 1, 1, 0, 1, 0, 8, 2},
+        {ATTN_GQA, "\"architectures\": [\"MistralForCausalLM\"], \"attention_bias\": true,", 0, 0, 0, 0, 4096, 8, 2},
+        {ATTN_GQA, "\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": null,", 0, 0, 0, 0, 0, 8, 2},
+        {ATTN_GQA, "\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": 5,", 0, 0, 0, 0, 5, 8, 2},
+        {ATTN_GQA, "\"sliding_window\": 5,", 0, 0, 0, 0, 0, 8, 2},
+        {ATTN_MLA, "\"attention_bias\": true, \"mlp_bias\": true,", 1, 1, 0, 0, 0, 0, 4},
+        {ATTN_MLA, "\"architectures\": [\"DeepseekV2ForCausalLM\"], \"mlp_bias\": true,", 0, 0, 1, 0, 0, 0, 4},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        model_config c;
+        tpl_err e = {0};
+        cr_assert_eq(parse_with(cases[i].attn, cases[i].extra, &c, &e), TPL_OK, "case %zu: %s", i, e.what);
+        cr_expect(c.qkv_bias == cases[i].qkv && c.o_bias == cases[i].o && c.mlp_bias == cases[i].mlp, "case %zu: biases", i);
+        cr_expect(c.qk_norm == cases[i].q_norm && c.head_dim == cases[i].head_dim && c.n_kv_heads == cases[i].n_kv_heads, "case %zu", i);
+        cr_expect_eq(model_layer_window(&c, 0), cases[i].window, "case %zu: window %d", i, model_layer_window(&c, 0));
+    }
+}
+
+Test(config, windows_follow_layer_types_or_max_window_layers)
+{
+#define WINDOW(more) "\"architectures\": [\"Qwen2ForCausalLM\"], \"use_sliding_window\": true, \"sliding_window\": 7, " more
+    static const struct {
+        const char *extra;
+        tpl_code code;
+        int32_t window[2];
+    } cases[] = {
+        {WINDOW("\"max_window_layers\": 1,"), TPL_OK, {0, 7}},
+        {WINDOW(""), TPL_OK, {0, 0}},
+        {WINDOW("\"max_window_layers\": 0,"), TPL_OK, {7, 7}},
+        {WINDOW("\"layer_types\": [\"sliding_attention\", \"full_attention\"],"), TPL_OK, {7, 0}},
+        {WINDOW("\"layer_types\": [\"sliding_attention\"],"), TPL_E_INPUT, {0}},
+        {WINDOW("\"layer_types\": [\"sliding_attention\", \"chunked_attention\"],"), TPL_E_UNSUPPORTED, {0}},
+        {WINDOW("\"layer_types\": [1, 2],"), TPL_E_UNSUPPORTED, {0}},
+        {WINDOW("\"layer_types\": 3,"), TPL_E_INPUT, {0}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        model_config c = {0};
+        tpl_err e = {0};
+        cr_expect_eq(parse_with(ATTN_GQA, cases[i].extra, &c, &e), cases[i].code, "case %zu: %s", i, e.what);
+        for (int k = 0; k < 2 && cases[i].code == TPL_OK; k++)
+            cr_expect_eq(model_layer_window(&c, k), cases[i].window[k], "case %zu layer %d", i, k);
+    }
+}
+
+/* 1 / sqrt(8 + 4), and that times (0.1 * 0.5 * ln 40 + 1)^2. */
+Test(config, softmax_scale_has_mscale_all_dim_squared)
+{
+    static const struct {
+        attn_kind attn;
+        const char *extra;
+        double scale;
+    } cases[] = {
+        {ATTN_MLA, "", 0.288675134594},
+        {ATTN_MLA, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, \"mscale\": 1},", 0.288675134594},
+        {ATTN_MLA, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, \"mscale_all_dim\": 0.5},", 0.404984518453},
+        {ATTN_MLA, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 1, \"mscale_all_dim\": 0.5},", 0.288675134594},
+        {ATTN_GQA, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, \"mscale_all_dim\": 0.5},", 0.353553390593},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        model_config c;
+        tpl_err e = {0};
+        cr_assert_eq(parse_with(cases[i].attn, cases[i].extra, &c, &e), TPL_OK, "%s", e.what);
+        double got = model_softmax_scale(&c);
+        cr_expect(got / cases[i].scale > 1 - 1e-6 && got / cases[i].scale < 1 + 1e-6, "case %zu: %.9g", i, got);
+    }
+}
+
+/* TransMLA's own form of a configuration: plain latent attention is loaded, what is more is named. */
+Test(config, transmla_is_plain_mla_or_refused)
+{
+#define TRANSMLA(more) "\"architectures\": [\"LlamaMLAForCausalLM\"], \"model_type\": \"deepseek_v3\", \"q_lora_rank\": null, " more
+    static const struct {
+        const char *extra;
+        tpl_code code;
+        const char *what;
+    } cases[] = {
+        {TRANSMLA("\"qk_latent_layernorm\": true,"), TPL_OK, ""},
+        {TRANSMLA("\"qk_latent_layernorm\": false,"), TPL_E_UNSUPPORTED, "field 'qk_latent_layernorm' is false"},
+        {TRANSMLA("\"attention_bias\": true,"), TPL_E_UNSUPPORTED, "field 'attention_bias' is true for LlamaMLAForCausalLM"},
+        {"\"qk_latent_layernorm\": false,", TPL_E_UNSUPPORTED, "field 'qk_latent_layernorm' is false"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        model_config c;
+        tpl_err e = {0};
+        cr_assert_eq(parse_with(ATTN_MLA, cases[i].extra, &c, &e), TPL_OK, "case %zu: %s", i, e.what);
+        cr_expect_eq(model_config_runnable(&c, &e), cases[i].code, "case %zu", i);
+        cr_expect(!strncmp(e.what, cases[i].what, strlen(cases[i].what)), "case %zu: %s", i, e.what);
+    }
+    model_config c;
+    tpl_err e = {0};
+    cr_expect_eq(parse_with(ATTN_MLA, "\"architectures\": [\"MixtralMLAForCausalLM\"],", &c, &e), TPL_E_UNSUPPORTED);
 }
 
 Test(config, survives_every_truncation)

@@ -303,16 +303,14 @@ Test(model, features_the_forward_pass_lacks_are_refused_at_open_only)
         attn_kind attn;
         const char *extra, *what;
     } cases[] = {
-        {ATTN_MLA, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40},", "RoPE scaling is 'yarn'"},
         {ATTN_GQA, "\"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2},", "RoPE scaling is 'dynamic'"},
         {ATTN_GQA, "\"partial_rotary_factor\": 0.5,", "RoPE scaling is 'partial_rotary_factor'"},
-        {ATTN_GQA, "\"attention_bias\": true,", "attention biases are on (field 'attention_bias')"},
-        {ATTN_GQA, "\"mlp_bias\": true,", "field 'mlp_bias' is true"},
-        {ATTN_GQA, "\"architectures\": [\"Qwen2ForCausalLM\"],", "attention biases are part of this architecture"},
-        {ATTN_GQA, "\"use_sliding_window\": true, \"sliding_window\": 32,", "field 'sliding_window' is 32 and in use"},
-        {ATTN_MLA, "\"quantization_config\": {\"quant_method\": \"fp8\"},",
-         "field 'quant_method' of 'quantization_config' is 'fp8'"},
-        {ATTN_MLA, MOE(""), "1 of 2 layers have experts (n_routed_experts 4)"},
+        {ATTN_MLA, "\"qk_latent_layernorm\": false,", "field 'qk_latent_layernorm' is false"},
+        {ATTN_MLA, "\"quantization_config\": {\"quant_method\": \"awq\"},",
+         "field 'quant_method' of 'quantization_config' is 'awq'"},
+        {ATTN_MLA, "\"quantization_config\": {\"quant_method\": \"fp8\"},", "field 'weight_block_size' is [0, 0]"},
+        {ATTN_MLA, "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [64, 128]},",
+         "field 'weight_block_size' is [64, 128]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         rig r;
