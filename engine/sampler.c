@@ -30,8 +30,8 @@ static void cut_to_top_p(int n, float top_p, float *prob, int32_t *order)
     for (int32_t i = 0; i < n; i++)
         order[i] = i;
     qsort_r(order, (size_t)n, sizeof *order, by_falling_value, prob);
-    double mass = 0;
-    int keep = 0;
+    double mass = prob[order[0]];
+    int keep = 1;
     while (keep < n && mass < top_p)
         mass += prob[order[keep++]];
     for (int i = keep; i < n; i++)
@@ -42,9 +42,12 @@ static void cut_to_top_p(int n, float top_p, float *prob, int32_t *order)
 
 void sampler_probabilities(const float *logits, int n, float temperature, float top_p, float *prob, int32_t *order)
 {
-    double most = logits[sampler_argmax(logits, n)], sum = 0;
+    int32_t best = sampler_argmax(logits, n);
+    double most = logits[best], sum = 0;
     for (int i = 0; i < n; i++) {
         double x = isnan(logits[i]) ? 0 : exp((logits[i] - most) / temperature);
+        if (!isfinite(most)) /* nothing to weigh against: all on the one */
+            x = i == best;
         prob[i] = (float)x;
         sum += x;
     }
