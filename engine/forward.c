@@ -110,6 +110,7 @@ static mat written(const plan_step *step, const bind_env *env)
     return ref_bind(step->out.buf >= 0 ? step->out : step->in[0], env);
 }
 
+/* A rank whose kernel failed computes no more but still meets the others in their collectives: they would wait for ever. */
 static tpl_code walk(void *arg, int local_rank, tpl_err *e)
 {
     session *s = arg;
@@ -119,23 +120,26 @@ static tpl_code walk(void *arg, int local_rank, tpl_err *e)
     const char *backend = team_opts(s->t)->backend;
     r->env.rows = s->view.n_rows;
     r->env.logit_rows = s->n_logits;
+    tpl_code rc = TPL_OK;
     for (int i = 0; i < list->n; i++) {
         const plan_step *step = &list->steps[i];
-        if (!step->active)
+        if (!step->active || (rc != TPL_OK && !step->is_comm))
             continue;
         if (s->observer.begin)
             s->observer.begin(s->observer.user, local_rank, step);
         op_call call;
         if (step->is_comm) {
-            TPL_TRY(run_comm(s, r, tr, step, e));
+            tpl_code met = run_comm(s, r, tr, step, rc == TPL_OK ? e : NULL);
+            if (met != TPL_OK)
+                return rc == TPL_OK ? met : rc;
         } else {
             call = step_bind(step, &r->env);
-            TPL_TRY(kernel_run(backend, &r->ctx, &call, e));
+            rc = kernel_run(backend, &r->ctx, &call, e);
         }
-        if (s->observer.end)
+        if (s->observer.end && rc == TPL_OK)
             s->observer.end(s->observer.user, local_rank, step, step->is_comm ? NULL : &call, written(step, &r->env));
     }
-    return TPL_OK;
+    return rc;
 }
 
 /* Followers run the same pass; all checks have passed here, so they pass there. */

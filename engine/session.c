@@ -9,9 +9,9 @@
 
 /* ---- life ---- */
 
-static int ceil_div(int64_t a, int64_t b)
+static int64_t ceil_div(int64_t a, int64_t b)
 {
-    return (int)((a + b - 1) / b);
+    return (a + b - 1) / b;
 }
 
 static void init_pages(session *s, int stream)
@@ -24,7 +24,7 @@ static void init_pages(session *s, int stream)
     int mod = p->streams[stream].mod;
     int64_t local_tok = ceil_div(s->o.max_tok, mod);
     pool->mod = mod;
-    pool->max_pages = ceil_div(local_tok, PAGE_TOK);
+    pool->max_pages = (int32_t)ceil_div(local_tok, PAGE_TOK);
     /* Every sequence may leave a page partly filled. */
     int64_t wanted = ceil_div(ceil_div(s->o.total_tok, mod), PAGE_TOK) + s->o.max_seqs, most = (int64_t)pool->max_pages * s->o.max_seqs;
     pool->n_pages = (int32_t)(wanted < most ? wanted : most);
@@ -105,6 +105,8 @@ static tpl_code check_options(const session_options *o, const model_config *c, t
         return tpl_fail(e, TPL_E_INPUT, c->name, "context of %d tokens exceeds the model's max_position_embeddings %d", o->max_tok, c->max_pos);
     if (o->max_seqs < 1 || o->max_tok < 1 || o->max_rows < 1 || o->max_logits < 1)
         return tpl_fail(e, TPL_E_USAGE, "session", "sequences %d, tokens %d, rows %d, logits %d: all must be at least 1", o->max_seqs, o->max_tok, o->max_rows, o->max_logits);
+    if (o->total_tok < 0)
+        return tpl_fail(e, TPL_E_USAGE, "session", "%lld cached tokens in all, expected 0 or more", (long long)o->total_tok);
     return TPL_OK;
 }
 
@@ -186,7 +188,7 @@ void session_destroy(session *s)
 
 static int pages_for(const page_pool *pool, int len)
 {
-    return ceil_div(ceil_div(len, pool->mod), PAGE_TOK);
+    return (int)ceil_div(ceil_div(len, pool->mod), PAGE_TOK);
 }
 
 /* Pages that sequence `seq` lacks to hold len tokens in a stream. */
