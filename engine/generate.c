@@ -34,6 +34,8 @@ static bool take_token(generation *g, int i, int max_new, int32_t stop_id, int32
 tpl_code generate(session *s, generation *g, int n, int max_new, int32_t stop_id, sampler *pick, bool (*on_token)(void *user, int i, int32_t token), void *user,
                   tpl_err *e)
 {
+    if (max_new < 1)
+        return tpl_fail(e, TPL_E_USAGE, "generate", "%d new tokens wanted, expected at least 1", max_new);
     int *seq = tpl_malloc(sizeof *seq * (size_t)n), *row_of = tpl_malloc(sizeof *row_of * (size_t)n), running = 0;
     batch_row *rows = tpl_malloc(sizeof *rows * (size_t)n);
     tpl_code rc = TPL_OK;
