@@ -66,14 +66,21 @@ static int pick_columns(const csv_table *t, const char *checkpoint, pivot *out)
     return kept;
 }
 
-/* One line: the variant, tp, each column's value, and the items that changed their answer against the exact variant. */
-static tpl_code add_line(table *out, const csv_table *t, const char *checkpoint, long like, const pivot *columns, int n, arena *a, tpl_err *e)
+static tpl_code short_name(const csv_table *t, long row, arena *a, const char **out, tpl_err *e)
 {
     variant v;
     char *name = arena_alloc(a, VARIANT_TEXT);
-    const char *cells[MAX_COLUMNS + 4] = {name, csv_table_text(t, like, "tp")};
-    TPL_TRY(variant_parse(csv_table_text(t, like, "variant"), &v, e));
+    TPL_TRY(variant_parse(csv_table_text(t, row, "variant"), &v, e));
     variant_format_short(&v, name);
+    *out = name;
+    return TPL_OK;
+}
+
+/* One line: the variant, tp, each column's value, and the items that changed their answer against the exact variant. */
+static tpl_code add_line(table *out, const csv_table *t, const char *checkpoint, long like, const pivot *columns, int n, arena *a, tpl_err *e)
+{
+    const char *cells[MAX_COLUMNS + 4] = {NULL, csv_table_text(t, like, "tp")};
+    TPL_TRY(short_name(t, like, a, &cells[0], e));
     int64_t won = 0, lost = 0;
     bool compared = false;
     for (int c = 0; c < n; c++) {
@@ -92,6 +99,55 @@ static tpl_code add_line(table *out, const csv_table *t, const char *checkpoint,
     cells[2 + n] = compared ? arena_printf(a, "%lld / %lld", (long long)won, (long long)lost) : "";
     table_add_row(out, cells);
     return TPL_OK;
+}
+
+/* "88.3 ± 4.2 (86.7)": acc and its standard error in percent, acc_norm in brackets; NULL where the row is not there. */
+static tpl_code choice_cell(const csv_table *t, const char *checkpoint, long like, const char *task, arena *a, const char **out, tpl_err *e)
+{
+    long acc = find_row(t, checkpoint, like, &(pivot){.task = task, .metric = "acc"}), norm = find_row(t, checkpoint, like, &(pivot){.task = task, .metric = "acc_norm"});
+    double value, error = 0, normed;
+    if (acc < 0 || norm < 0)
+        return TPL_OK;
+    TPL_TRY(csv_table_want_real(t, acc, "value", &value, e));
+    TPL_TRY(csv_table_want_real(t, norm, "value", &normed, e));
+    bool has_error = *csv_table_text(t, acc, "stderr") != 0;
+    if (has_error)
+        TPL_TRY(csv_table_want_real(t, acc, "stderr", &error, e));
+    *out = has_error ? arena_printf(a, "%.1f \u00b1 %.1f (%.1f)", 100 * value, 100 * error, 100 * normed) : arena_printf(a, "%.1f (%.1f)", 100 * value, 100 * normed);
+    return TPL_OK;
+}
+
+/* The choice sets once more, with what the first table has no room for. Nothing where no choice set was measured. */
+static tpl_code print_choices(const csv_table *t, const char *checkpoint, const pivot *columns, int n, table_format format, FILE *out, arena *a, tpl_err *e)
+{
+    const char *tasks[MAX_COLUMNS];
+    int kept = 0;
+    table *lines = table_create(arena_printf(a, "Choice sets of %s: acc \u00b1 standard error (acc_norm)", checkpoint));
+    table_add_column(lines, "variant", "variant", "", RS_TEXT);
+    table_add_column(lines, "tp", "tp", "", RS_INT);
+    for (int c = 0; c < n; c++) {
+        if (strcmp(columns[c].metric, "acc") != 0)
+            continue;
+        table_add_column(lines, columns[c].task, columns[c].heading, "%", RS_TEXT);
+        tasks[kept++] = columns[c].task;
+    }
+    tpl_code rc = TPL_OK;
+    for (long i = 0; i < csv_table_n_rows(t) && kept && rc == TPL_OK; i++) {
+        if (!is_first_of_line(t, checkpoint, i))
+            continue;
+        const char *cells[MAX_COLUMNS + 4] = {NULL, csv_table_text(t, i, "tp")};
+        rc = short_name(t, i, a, &cells[0], e);
+        for (int c = 0; c < kept && rc == TPL_OK; c++)
+            rc = choice_cell(t, checkpoint, i, tasks[c], a, &cells[2 + c], e);
+        if (rc == TPL_OK)
+            table_add_row(lines, cells);
+    }
+    if (rc == TPL_OK && kept) {
+        fputc('\n', out);
+        rc = table_print(lines, format, out, e);
+    }
+    table_destroy(lines);
+    return rc;
 }
 
 /* How much of each set was taken: "text first 4 rows of 2048 tokens; arc first 60". */
@@ -129,6 +185,8 @@ static tpl_code print_pivot(const csv_table *t, const char *checkpoint, table_fo
             rc = add_line(lines, t, checkpoint, i, columns, n, &a, e);
     if (rc == TPL_OK)
         rc = table_print(lines, format, out, e);
+    if (rc == TPL_OK)
+        rc = print_choices(t, checkpoint, columns, n, format, out, &a, e);
     if (rc == TPL_OK)
         print_subsets(t, checkpoint, columns, n, out);
     table_destroy(lines);

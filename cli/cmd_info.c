@@ -52,7 +52,7 @@ static void print_config(const model_config *c)
                c->v_dim);
     else
         printf("attention   grouped-query: %d heads, %d key-value heads, head_dim %d\n", c->n_heads, c->n_kv_heads, c->head_dim);
-    if (c->n_experts)
+    if (c->n_experts && c->first_dense_layers < c->n_layers)
         printf("experts     %d routed, %d a token, %d shared, width %d, first %d layers dense\n", c->n_experts, c->n_experts_per_tok, c->n_shared_experts, c->expert_ffn_dim,
                c->first_dense_layers);
     printf("context     %d tokens\n", c->max_pos);

@@ -11,7 +11,7 @@ typedef struct {
     cli_axis tps, contexts, batches;
     cli_words phases;
     tpl_dtype kv, act;
-    bool steps, attention_only;
+    bool steps, attention_only, expert_parallel;
     table_format format;
 } plan_state;
 
@@ -24,6 +24,7 @@ static const cli_option options[] = {
     {"batch", "LIST", "sequences (default 1)", false},
     {"kv", "TYPE", "bf16 or f32 cache (default bf16)", false},
     {"act", "TYPE", "bf16 or f32 activations, which are what collectives send (default bf16)", false},
+    {"experts", "HOW", "tp: every rank holds a part of each expert; ep: whole experts (default tp)", false},
     {"moe-off", NULL, "leave the feed-forward of all layers out, as the TPLA paper's timing did", false},
     {"steps", NULL, "print every step of layer 0 and what stands outside the layers, not only sums", false},
     {"out", "DIR", "also store the rows in a run directory below DIR", true},
@@ -50,6 +51,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return cli_set_compute(key, value, &s->kv, e);
     if (strcmp(key, "act") == 0)
         return cli_set_compute(key, value, &s->act, e);
+    if (strcmp(key, "experts") == 0)
+        return cli_set_experts(value, &s->expert_parallel, e);
     if (strcmp(key, "format") == 0)
         return cli_set_format(value, &s->format, e);
     if (strcmp(key, "out") == 0)
@@ -94,6 +97,7 @@ static void fill_row(const plan_job *j, const plan *p, plan_phase phase, int64_t
     plan_types t = {.act = j->s->act, .kv = j->s->kv};
     char text[VARIANT_TEXT];
     double new_tok = (double)(phase == PHASE_PREFILL ? ctx * batch : batch);
+    bool has_moe = p->cfg.n_experts > 0 && p->cfg.first_dense_layers < p->cfg.n_layers;
     variant_format(&p->v, text);
     row_init(r, RS_PLAN);
     row_set_text(r, PLAN_model, p->cfg.name);
@@ -108,10 +112,10 @@ static void fill_row(const plan_job *j, const plan *p, plan_phase phase, int64_t
     row_set_int(r, PLAN_batch, batch);
     row_set_text(r, PLAN_kv_dtype, dtype_name(t.kv));
     row_set_text(r, PLAN_weight_dtype, dtype_name(p->cfg.weight_dtype));
-    row_set_text(r, PLAN_moe, p->cfg.n_experts == 0 ? NULL : j->s->attention_only ? "off" : "expert tp");
+    row_set_text(r, PLAN_moe, !has_moe ? NULL : j->s->attention_only ? "off" : j->s->expert_parallel ? "expert ep" : "expert tp");
     if (j->s->attention_only)
         row_set_text(r, PLAN_note, "feed-forward of all layers left out");
-    else if (p->cfg.n_experts > 0)
+    else if (has_moe)
         row_set_text(r, PLAN_note, "expert bytes count as many experts as the batch's rows can reach at most");
     row_set_text(r, PLAN_command, j->c->command);
     row_set_status(r, RS_OK, NULL);
@@ -209,7 +213,7 @@ static tpl_code plan_model(plan_job *j, const char *name, tpl_err *e)
             int tp = (int)j->s->tps.v[i];
             if (all && variant_fit(&variants.v[v], &m, tp, &why) != TPL_OK)
                 continue;
-            TPL_TRY(plan_create(&m, &variants.v[v], tp, 0, (plan_options){.attention_only = j->s->attention_only}, &p, e));
+            TPL_TRY(plan_create(&m, &variants.v[v], tp, 0, (plan_options){.attention_only = j->s->attention_only, .expert_parallel = j->s->expert_parallel}, &p, e));
             tpl_code rc = do_plan(j, p, e);
             plan_destroy(p);
             TPL_TRY(rc);
