@@ -194,7 +194,10 @@ done:
 
 /* ---- scales ---- */
 
-/* Energy share of each slice of U: f_j = tr(U_j^T M U_j) / tr(M). */
+static const double SHARE_FLOOR = 1e-6;
+
+/* Energy share of each slice of U: f_j = tr(U_j^T M U_j) / tr(M), floored: a text with fewer directions than the latent
+ * leaves slices without energy, or below 0 by rounding, whose reciprocal would be no scale. */
 static void energy_shares(int r, int g, const double *moment, const double *u, float *share)
 {
     double *mu = square(r), total = 0, part[64] = {0};
@@ -207,7 +210,7 @@ static void energy_shares(int r, int g, const double *moment, const double *u, f
         total += d;
     }
     for (int j = 0; j < g; j++)
-        share[j] = (float)(part[j] / total);
+        share[j] = (float)fmax(part[j] / total, SHARE_FLOOR);
     free(mu);
 }
 
@@ -266,6 +269,8 @@ tpl_code transform_build(const model *m, const variant *v, const calibration *ca
         return tpl_fail(e, TPL_E_UNSUPPORTED, text, "needs a latent without bias, but field 'attention_bias' of the model is true");
     if (variant_needs_calibration(v) && !calib)
         return tpl_fail(e, TPL_E_USAGE, text, "needs a calibration text");
+    if (v->kind == VAR_TPLA && v->mu == MU_FIT && !mu_fit)
+        return tpl_fail(e, TPL_E_USAGE, text, "mu=fit needs scales fitted to the calibration text");
     if (calib && (calib->r != r || calib->n_layers != c->n_layers || calib->n_heads != c->n_heads))
         return tpl_fail(e, TPL_E_INPUT, text, "calibration is of another model: %d layers of rank %d, expected %d of %d", calib->n_layers, calib->r, c->n_layers, r);
     transform *t = tpl_calloc(1, sizeof *t);
