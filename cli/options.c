@@ -69,11 +69,33 @@ tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e)
     return TPL_OK;
 }
 
+tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e)
+{
+    *expert_parallel = strcmp(value, "ep") == 0;
+    if (*expert_parallel || strcmp(value, "tp") == 0)
+        return TPL_OK;
+    return tpl_fail(e, TPL_E_USAGE, "--experts", "is '%s', expected tp or ep", value);
+}
+
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e)
 {
     if (!table_format_find(value, out))
         return tpl_fail(e, TPL_E_USAGE, "--format", "is '%s', expected table, csv, json, jsonl or md", value);
     return TPL_OK;
+}
+
+char *cli_find_model(cli_context *c, const char *value)
+{
+    static const char mark[] = "shape:";
+    size_t n = sizeof mark - 1, name = 0;
+    if (strncmp(value, mark, n) == 0) {
+        name = strcspn(value + n, ",");
+        if (memchr(value + n, '/', name))
+            return cli_keep(c, value);
+        return arena_printf(&c->mem, "%s%s/models/shapes/%.*s.json%s", mark, cli_home(), (int)name, value + n, value + n + name);
+    }
+    char *bundled = text_path_join(&c->mem, cli_home(), value);
+    return !text_is_dir(value) && text_is_dir(bundled) ? bundled : cli_keep(c, value);
 }
 
 char *cli_keep(cli_context *c, const char *value)
@@ -112,6 +134,17 @@ tpl_code cli_close_run(cli_run *r, tpl_code rc, tpl_err *e)
     return rc;
 }
 
+/* For reading, a variant goes without the keys that have their default. */
+static const char *short_variant(const char *cell)
+{
+    static char text[VARIANT_TEXT];
+    variant v;
+    if (variant_parse(cell, &v, NULL) != TPL_OK)
+        return NULL;
+    variant_format_short(&v, text);
+    return text;
+}
+
 tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, const char *title, const char *picks, table_format format, tpl_err *e)
 {
     arena a;
@@ -124,6 +157,8 @@ tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, const char *title, cons
         rc = csv_table_load(path, &csv, e);
         if (rc == TPL_OK)
             rc = table_from_csv(title, picks, (int)kind, csv, &t, e);
+        if (rc == TPL_OK && (format == TABLE_ALIGNED || format == TABLE_MD))
+            table_map_text(t, "variant", short_variant);
         if (rc == TPL_OK)
             rc = table_print(t, format, stdout, e);
     }

@@ -29,7 +29,12 @@ tpl_code cli_set_int(const char *key, const char *value, int64_t lo, int64_t hi,
 tpl_code cli_set_words(cli_context *c, const char *key, const char *value, cli_words *out, tpl_err *e);
 tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl_err *e); /* f32 or bf16 */
 tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e);
+/* tp: a rank holds a part of every expert; ep: whole experts. */
+tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e);
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e);
+/* A checkpoint folder as given or as it came with the program ("models/worldlet-mla"), or "shape:NAME,..." with the bare name
+ * of a bundled shape made a path. */
+char *cli_find_model(cli_context *c, const char *value);
 char *cli_keep(cli_context *c, const char *value);
 
 /* Opens the run directory of a measuring command: the suite's own while one runs, else a new one under `root`, or `resume`

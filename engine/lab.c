@@ -1,13 +1,15 @@
 #include "engine/lab.h"
 
 #include <stdlib.h>
+
+#include "base/rng.h"
 #include <string.h>
 
 #include "device/procs.h"
 #include "engine/remote.h"
 #include "engine/shape.h"
 
-enum { CALIB_ROWS = 48, CALIB_ROW_TOK = 2048, FIT_ROWS = 2 };
+enum { CALIB_ROWS = 48, CALIB_ROW_TOK = 2048, FIT_ROWS = 2, RANDOM_ROW_TOK = 64 };
 
 struct lab {
     model *m;
@@ -28,23 +30,24 @@ static tpl_code announce_text(remote_call call, const int64_t *args, int n, cons
     return rc;
 }
 
+static tpl_code open_checkpoint(lab *l, const char *dir, tpl_err *e)
+{
+    TPL_TRY(model_open(dir, &l->m, e));
+    TPL_TRY(tokenizer_open(dir, &l->tok, e));
+    if (tokenizer_vocab(l->tok) > model_cfg(l->m)->vocab)
+        return tpl_fail(e, TPL_E_INPUT, dir, "tokenizer has %d tokens, the model's vocabulary %d", tokenizer_vocab(l->tok), model_cfg(l->m)->vocab);
+    return model_check_finite(l->m, e);
+}
+
 tpl_code lab_open(const char *dir, const lab_calibration *c, lab **out, tpl_err *e)
 {
     lab *l = tpl_calloc(1, sizeof *l);
     tpl_code rc;
     l->c = *c;
-    if (shape_is_spec(dir)) {
+    if (shape_is_spec(dir))
         TPL_GOTO(rc, model_open_shape(dir, NULL, &l->m, e), fail);
-        *out = l;
-        return TPL_OK;
-    }
-    TPL_GOTO(rc, model_open(dir, &l->m, e), fail);
-    TPL_GOTO(rc, tokenizer_open(dir, &l->tok, e), fail);
-    if (tokenizer_vocab(l->tok) > model_cfg(l->m)->vocab) {
-        rc = tpl_fail(e, TPL_E_INPUT, dir, "tokenizer has %d tokens, the model's vocabulary %d", tokenizer_vocab(l->tok), model_cfg(l->m)->vocab);
-        goto fail;
-    }
-    TPL_GOTO(rc, model_check_finite(l->m, e), fail);
+    else
+        TPL_GOTO(rc, open_checkpoint(l, dir, e), fail);
     if (remote_leads()) {
         int64_t id = remote_new_id(), args[] = {id, c->rows, c->row_tok, c->cache, c->tp};
         TPL_GOTO(rc, announce_text(REMOTE_LAB_OPEN, args, 5, dir, c->text, e), fail);
@@ -92,12 +95,25 @@ const calibration *lab_calibrated(const lab *l)
     return l->calibrated ? &l->cal : NULL;
 }
 
+/* A shape has no text: its weights are random, so any tokens do, and its basis has no meaning but its cost. */
+static void random_row(int vocab, int row_tok, text_rows *out)
+{
+    rng r = rng_make(1, 0);
+    *out = (text_rows){.tokens = tpl_malloc(sizeof(int32_t) * (size_t)row_tok), .n_rows = 1, .row_tok = row_tok, .path = "random tokens"};
+    for (int i = 0; i < row_tok; i++)
+        out->tokens[i] = (int32_t)rng_below(&r, (uint64_t)vocab);
+}
+
 static tpl_code read_rows(lab *l, tpl_err *e)
 {
     const model_config *c = model_cfg(l->m);
     int row_tok = l->c.row_tok ? l->c.row_tok : CALIB_ROW_TOK, rows = l->c.rows ? l->c.rows : CALIB_ROWS;
     if (row_tok > c->max_pos)
         row_tok = c->max_pos;
+    if (!l->tok) {
+        random_row(c->vocab, row_tok < RANDOM_ROW_TOK ? row_tok : RANDOM_ROW_TOK, &l->rows);
+        return TPL_OK;
+    }
     if (!l->c.text)
         return tpl_fail(e, TPL_E_USAGE, "--calibrate", "is not given, but a variant needs a calibration text");
     return text_rows_read(l->c.text, l->tok, lab_bos(l), rows, row_tok, &l->rows, e);
@@ -114,7 +130,7 @@ static tpl_code ensure_calibrated(lab *l, tpl_err *e)
     tpl_code rc = TPL_OK;
     if (!l->rows.tokens)
         TPL_GOTO(rc, read_rows(l, e), done);
-    if (l->c.cache) {
+    if (l->c.cache && l->tok) {
         TPL_GOTO(rc, text_cache_dir(&a, &cache, e), done);
         TPL_GOTO(rc, sha256_file(path, &o.tokenizer_sha, e), done);
         TPL_GOTO(rc, model_sha256(l->m, &o.model_sha, e), done);
@@ -156,7 +172,7 @@ static tpl_code announce_run(const lab *l, const variant *v, team_options *o, in
     char text[VARIANT_TEXT];
     variant_format(v, text);
     *id = o->remote_id = remote_new_id();
-    int64_t args[] = {*id, l->remote_id, o->tp, o->compute, o->kv, o->isolate, o->plan.attention_only};
+    int64_t args[] = {*id, l->remote_id, o->tp, o->compute, o->kv, o->isolate, o->plan.attention_only | o->plan.expert_parallel << 1};
     return announce_text(REMOTE_RUN_OPEN, args, 7, text, o->backend, e);
 }
 

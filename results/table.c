@@ -27,6 +27,20 @@ struct table {
     size_t cells_cap;
 };
 
+void table_map_text(table *t, const char *name, const char *(*map)(const char *cell))
+{
+    for (int c = 0; c < t->n_columns; c++) {
+        if (strcmp(t->columns[c].name, name) != 0)
+            continue;
+        for (long i = 0; i < t->n_rows; i++) {
+            const char **cell = &t->cells[i * t->n_columns + c];
+            const char *mapped = *cell ? map(*cell) : NULL;
+            if (mapped)
+                *cell = arena_strdup(&t->text, mapped);
+        }
+    }
+}
+
 bool table_format_find(const char *name, table_format *out)
 {
     static const char *const names[] = {

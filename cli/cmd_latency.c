@@ -1,0 +1,172 @@
+/* cmd_latency.c - `tplabench latency`: TTFT, TPOT, ITL and E2EL by variant, tp, context and batch. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "bench/latency.h"
+#include "cli/options.h"
+
+typedef struct {
+    const char *model, *calibrate, *out, *resume, *samples;
+    cli_variants variants;
+    cli_axis tps, contexts, batches;
+    int decode_tok, max_samples;
+    double timeout_s;
+    ranks_kind ranks;
+    tpl_dtype compute, kv;
+    bool list, trace, aa, no_ttft;
+    table_format format;
+} latency_state;
+
+static const cli_option options[] = {
+    {"model", "NAME", "checkpoint folder, or shape:NAME,layers=N,moe=off|full with random weights (required)", false},
+    {"variant", "LIST", "attention variants; ratios are against the first (default: mla or gqa)", false},
+    {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
+    {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes (default local)", false},
+    {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
+    {"batch", "LIST", "sequences (default 1)", false},
+    {"decode-tok", "N", "tokens decoded after the first, in one sample (default 16)", false},
+    {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},
+    {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},
+    {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
+    {"max-samples", "N", "samples of a cell at most (default 200)", false},
+    {"timeout", "S", "sampling time of a variant and cell at most, seconds (default 2)", false},
+    {"no-ttft", NULL, "do not time prefill", false},
+    {"aa", NULL, "first compare the first variant with itself: the machine's noise floor", false},
+    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto): one track a rank, CPU timers", false},
+    {"samples", "FILE", "write every sample as CSV", true},
+    {"out", "DIR", "folder that holds run directories (default runs)", true},
+    {"resume", "DIR", "go on with an earlier run", true},
+    {"list", NULL, "print the cells that would be measured, measure nothing", false},
+    {"format", "NAME", "of what is printed: table, csv, json, jsonl, md (default table)", false},
+    {0},
+};
+
+static tpl_code set_flag(latency_state *s, const char *key)
+{
+    const struct {
+        const char *key;
+        bool *to;
+    } flags[] = {{"list", &s->list}, {"trace", &s->trace}, {"aa", &s->aa}, {"no-ttft", &s->no_ttft}};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (strcmp(flags[i].key, key) == 0)
+            *flags[i].to = true;
+    return TPL_OK;
+}
+
+static tpl_code set(void *state, cli_context *c, const char *key, const char *value, tpl_err *e)
+{
+    latency_state *s = state;
+    const struct {
+        const char *key;
+        const char **to;
+    } paths[] = {{"model", &s->model}, {"calibrate", &s->calibrate}, {"samples", &s->samples}, {"out", &s->out}, {"resume", &s->resume}};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        if (strcmp(paths[i].key, key) == 0) {
+            *paths[i].to = cli_keep(c, value);
+            return TPL_OK;
+        }
+    }
+    if (strcmp(key, "variant") == 0)
+        return cli_set_variants(c, value, &s->variants, e);
+    if (strcmp(key, "tp") == 0)
+        return cli_set_axis(c, key, value, 1, 64, &s->tps, e);
+    if (strcmp(key, "context") == 0)
+        return cli_set_axis(c, key, value, 1, 1 << 24, &s->contexts, e);
+    if (strcmp(key, "batch") == 0)
+        return cli_set_axis(c, key, value, 1, 1 << 16, &s->batches, e);
+    if (strcmp(key, "decode-tok") == 0)
+        return cli_set_int(key, value, 1, 1 << 16, &s->decode_tok, e);
+    if (strcmp(key, "max-samples") == 0)
+        return cli_set_int(key, value, 6, 1 << 20, &s->max_samples, e);
+    if (strcmp(key, "timeout") == 0) {
+        if (!text_parse_f64(value, &s->timeout_s) || s->timeout_s <= 0 || s->timeout_s > 3600)
+            return tpl_fail(e, TPL_E_USAGE, "--timeout", "is '%s', expected seconds up to 3600", value);
+        return TPL_OK;
+    }
+    if (strcmp(key, "ranks") == 0)
+        return cli_set_ranks(value, &s->ranks, e);
+    if (strcmp(key, "compute") == 0)
+        return cli_set_compute(key, value, &s->compute, e);
+    if (strcmp(key, "kv") == 0)
+        return cli_set_compute(key, value, &s->kv, e);
+    if (strcmp(key, "format") == 0)
+        return cli_set_format(value, &s->format, e);
+    return set_flag(s, key);
+}
+
+static const char shown[] = "model,variant,tp,batch,context_tok=context,ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
+                            "kv_bytes_per_tok_rank=cache,bound_frac=of bound,ratio,ratio_lo=from,ratio_hi=to,status";
+
+static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tpl_err *e)
+{
+    ceilings ceil;
+    cli_run r = {0};
+    table *t = NULL;
+    TPL_TRY(ceilings_open(&(ceilings_options){0}, &ceil, e));
+    q->ceil = &ceil;
+    q->device = ceil.cpu;
+    if (*ceil.moved)
+        log_note("ceilings moved: %s", ceil.moved);
+    TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
+    tpl_code rc = TPL_OK;
+    if (s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
+        rc = table_print(t, TABLE_ALIGNED, stdout, e);
+    table_destroy(t);
+    if (s->samples && !(q->samples = fopen(s->samples, "w")))
+        rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be created");
+    if (rc == TPL_OK)
+        rc = latency_run(q, r.rd, e);
+    if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
+        tpl_err shown_err;
+        tpl_code printed = cli_print_rows(r.rd, RS_LATENCY, "Latency", s->format == TABLE_ALIGNED || s->format == TABLE_MD ? shown : NULL, s->format, &shown_err);
+        if (rc == TPL_OK && printed != TPL_OK) {
+            *e = shown_err;
+            rc = printed;
+        }
+    }
+    if (q->samples && fclose(q->samples) != 0 && rc == TPL_OK)
+        rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be written");
+    return cli_close_run(&r, rc, e);
+}
+
+static tpl_code run(void *state, cli_context *c, tpl_err *e)
+{
+    latency_state *s = state;
+    static int64_t one[] = {1}, context[] = {1024};
+    lab *l = NULL;
+    if (!s->model)
+        return tpl_fail(e, TPL_E_USAGE, "--model", "is missing, expected a checkpoint folder or shape:NAME");
+    if (!s->calibrate)
+        s->calibrate = text_path_join(&c->mem, cli_home(), "datasets/worldlet/calibration.txt");
+    s->model = cli_find_model(c, s->model);
+    lab_calibration cal = {.text = s->calibrate, .cache = true};
+    TPL_TRY(lab_open(s->model, &cal, &l, e));
+    variant own = variant_exact(model_cfg(lab_model(l)));
+    if (!s->variants.n)
+        s->variants = (cli_variants){&own, 1};
+    cli_axis unit = {one, 1};
+    s->tps = s->tps.n ? s->tps : unit;
+    s->batches = s->batches.n ? s->batches : unit;
+    s->contexts = s->contexts.n ? s->contexts : (cli_axis){context, 1};
+    latency_request q = {.lab = l, .variants = s->variants.v, .n_variants = s->variants.n, .tps = s->tps.v, .n_tps = s->tps.n, .contexts = s->contexts.v,
+                         .n_contexts = s->contexts.n, .batches = s->batches.v, .n_batches = s->batches.n, .decode_tok = s->decode_tok ? s->decode_tok : 16,
+                         .ranks = s->ranks, .compute = s->compute, .kv = s->kv, .ttft = !s->no_ttft, .trace = s->trace, .aa = s->aa, .command = c->command,
+                         .measure = {.max_samples = s->max_samples ? s->max_samples : 200, .timeout_s = s->timeout_s}};
+    tpl_code rc = s->list ? latency_list(&q, c->rd, stdout, e) : measure(s, &q, c, e);
+    lab_close(l);
+    return rc;
+}
+
+const cli_command cmd_latency = {
+    .name = "latency",
+    .about = "Time prefill and decode: TTFT, TPOT, ITL, E2EL, beside the machine's bound.",
+    .examples = "  tplabench latency --model models/worldlet-mla --variant mla,mla-dcp,tpla:g=2:u=id --tp 2 --context 512,2048\n"
+                "  tplabench latency --model shape:deepseek-v3,layers=1,moe=off --variant mla --context 8K --compute bf16 --ranks solo --tp 2",
+    .options = options,
+    .state_bytes = sizeof(latency_state),
+    .in_suite = true,
+    .set = set,
+    .run = run,
+};
