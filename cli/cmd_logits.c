@@ -10,7 +10,7 @@ typedef struct {
     one_run one;
     const char *prompt, *out;
     cli_axis tokens;
-    int top;
+    int top, decode;
     bool bos;
 } logits_state;
 
@@ -19,6 +19,7 @@ static const cli_option options[] = {
     {"tokens", "LIST", "comma list of token ids", false},
     {"prompt", "TEXT", "text to encode instead", false},
     {"bos", NULL, "put the begin-of-text token before the prompt", false},
+    {"decode", "N", "feed the last N tokens one by one through the decode steps (default 0: all are prefilled)", false},
     {"top", "K", "likeliest tokens to print after the last position (default 10)", false},
     {"out", "FILE", "write every position,token_id,logit in full precision as CSV instead", true},
     {0},
@@ -33,6 +34,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return TPL_OK;
     if (strcmp(key, "tokens") == 0)
         return cli_set_axis(c, key, value, 0, 1 << 24, &s->tokens, e);
+    if (strcmp(key, "decode") == 0)
+        return cli_set_int(key, value, 0, 1 << 24, &s->decode, e);
     if (strcmp(key, "top") == 0)
         return cli_set_int(key, value, 1, 1 << 24, &s->top, e);
     if (strcmp(key, "prompt") == 0)
@@ -93,11 +96,13 @@ static tpl_code run_tokens(logits_state *s, session *ses, const int32_t *ids, in
     tpl_code rc = TPL_OK;
     if (f)
         fputs("position,token_id,logit\n", f);
-    for (int at = 0; at < n && rc == TPL_OK; at += chunk) {
-        int len = n - at < chunk ? n - at : chunk;
+    for (int at = 0, len; at < n && rc == TPL_OK; at += len) {
+        bool decode = at >= n - s->decode;
+        int left = decode ? 1 : n - s->decode - at;
+        len = left < chunk ? left : chunk;
         for (int i = 0; i < len; i++)
             rows[i] = (batch_row){seq, ids[at + i], ROW_CHAIN, f || at + i == n - 1};
-        rc = session_forward(ses, PHASE_PREFILL, rows, len, e);
+        rc = session_forward(ses, decode ? PHASE_DECODE : PHASE_PREFILL, rows, len, e);
         for (int i = 0; f && i < len && rc == TPL_OK; i++)
             rc = write_row(f, at + i, session_logits(ses, i), vocab, s->out, e);
     }

@@ -10,6 +10,7 @@ typedef struct {
     const char *model, *variant, *calibrate;
     int tp;
     ranks_kind ranks;
+    bool expert_parallel;
     tpl_dtype compute, kv;
     lab *lab;
     lab_run run;
@@ -22,6 +23,7 @@ typedef struct {
     {"variant", "NAME", "attention variant (default mla or gqa, as the model is)", false},                    \
     {"tp", "N", "tensor-parallel ranks (default 1)", false},                                                  \
     {"ranks", "KIND", "local: threads; mpi: processes, started with mpirun (default local)", false},          \
+    {"experts", "HOW", "tp: every rank holds a part of each expert; ep: whole experts (default tp)", false},  \
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},                        \
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},                                          \
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true}
