@@ -5,17 +5,17 @@
  * Fails:  never; a bound that is not known is NaN.
  *
  *   bound of a step = max(bytes over the ceiling of its own mix, FLOPs over the matrix rate of its type)
- *   bytes r read, w written: as much as is written is taken to be copied, the rest is only read (or, where more is written
- *   than read, goes at the copy rate too):  t = 2 min(r, w) / copy + (r - w) / read   or   (r + w) / copy
- *   bound of a plan = sum over its steps, because steps follow one another. */
+ *   bytes r read, w written: as much as is written is taken to be copied, the rest is only read (or, where more is
+ * written than read, goes at the copy rate too):  t = 2 min(r, w) / copy + (r - w) / read   or   (r + w) / copy bound
+ * of a plan = sum over its steps, because steps follow one another. */
 #ifndef TPL_BENCH_BOUND_H
 #define TPL_BENCH_BOUND_H
 
 #include "bench/ceilings.h"
 #include "engine/plan.h"
 
-/* `threads` equal pieces of work run at once and share the machine; the time is that of all of them. compute: type of the
- * inputs of matrix products; bf16 may be computed in f32 where that is faster. */
+/* `threads` equal pieces of work run at once and share the machine; the time is that of all of them. compute: type of
+ * the inputs of matrix products; bf16 may be computed in f32 where that is faster. */
 double bound_us(const ceilings *c, op_cost_sum cost, tpl_dtype compute, int threads);
 
 /* Matrix products and attention run at the rate of `compute`, all else in f32. */

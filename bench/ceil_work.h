@@ -14,16 +14,16 @@
 
 /* enum, name in files, unit */
 #define CEIL_LIST(X)                                                                                                   \
-    X(CEIL_READ, read, "GB/s")       /* read-only: bytes read */                                                       \
-    X(CEIL_COPY, copy, "GB/s")       /* bytes read and bytes written */                                                \
-    X(CEIL_F32, f32, "GFLOP/s")      /* matrix product, f32 */                                                         \
-    X(CEIL_BF16, bf16, "GFLOP/s")    /* matrix product, bf16 inputs and f32 sums */
+    X(CEIL_READ, read, "GB/s")    /* read-only: bytes read */                                                          \
+    X(CEIL_COPY, copy, "GB/s")    /* bytes read and bytes written */                                                   \
+    X(CEIL_F32, f32, "GFLOP/s")   /* matrix product, f32 */                                                            \
+    X(CEIL_BF16, bf16, "GFLOP/s") /* matrix product, bf16 inputs and f32 sums */
 
 typedef enum {
 #define CEIL_ENUM(kind, name, unit) kind,
     CEIL_LIST(CEIL_ENUM)
 #undef CEIL_ENUM
-    CEIL_N
+        CEIL_N
 } ceil_kind;
 
 const char *ceil_name(ceil_kind k);
@@ -31,17 +31,17 @@ const char *ceil_unit(ceil_kind k);
 
 typedef struct {
     dev_buf a, b, c;
-    evict *ev;       /* lent by the caller */
-    void *library;   /* what the library prepared */
-    uint64_t sink;   /* keeps reads from being optimised away */
-    int turn;        /* counts runs: sizes alternate */
+    evict *ev;     /* lent by the caller */
+    void *library; /* what the library prepared */
+    uint64_t sink; /* keeps reads from being optimised away */
+    int turn;      /* counts runs: sizes alternate */
 } ceil_state;
 
 typedef struct {
     ceil_kind kind;
     const char *source; /* "memcpy", "oneDNN, packed weight", "own, 4 streams" */
     tpl_code (*open)(ceil_state *s, tpl_err *e);
-    void (*cool)(ceil_state *s); /* before each run, outside its time; NULL: nothing */
+    void (*cool)(ceil_state *s);  /* before each run, outside its time; NULL: nothing */
     double (*run)(ceil_state *s); /* gives the bytes or FLOPs of this run, 0 where it failed */
     void (*close)(ceil_state *s);
 } ceil_probe;

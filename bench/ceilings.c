@@ -208,10 +208,10 @@ int ceilings_compare(const ceilings *before, const ceilings *now, char *buf, siz
             double was = ceilings_rate(before, (ceil_kind)k, now->threads[i]), is = now->rate[k][i];
             if (fabs(is - was) <= moved_frac * was)
                 continue;
-            int added = snprintf(buf + used, bytes - used, "%s%s with %d thread%s: %.1f %s, was %.1f (%+.0f%%)",
-                                 n > 0 ? "; " : "", ceil_name((ceil_kind)k), now->threads[i],
-                                 now->threads[i] > 1 ? "s" : "", is, ceil_unit((ceil_kind)k), was,
-                                 100 * (is / was - 1));
+            int added =
+                snprintf(buf + used, bytes - used, "%s%s with %d thread%s: %.1f %s, was %.1f (%+.0f%%)",
+                         n > 0 ? "; " : "", ceil_name((ceil_kind)k), now->threads[i], now->threads[i] > 1 ? "s" : "",
+                         is, ceil_unit((ceil_kind)k), was, 100 * (is / was - 1));
             used += added < 0 ? 0 : (size_t)added < bytes - used ? (size_t)added : bytes - used - 1;
             n++;
         }

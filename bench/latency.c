@@ -19,13 +19,13 @@ typedef struct {
     int tp, batch, context;
     lab_run run;
     session *s;
-    int *seqs;          /* [batch] */
-    int32_t *prompt;    /* [context] random tokens, the same for all variants */
-    int32_t *next;      /* [batch] token to feed next */
-    batch_row *rows;    /* [batch] */
+    int *seqs;           /* [batch] */
+    int32_t *prompt;     /* [context] random tokens, the same for all variants */
+    int32_t *next;       /* [batch] token to feed next */
+    batch_row *rows;     /* [batch] */
     float *first_logits; /* [vocab] of the first decode step when verified before timing; NULL until then */
-    float *expected;    /* [vocab] the same by the prefill list; NULL where decode is an approximation of it */
-    double *itl_us;     /* every step's time of the measured runs, sequence by sequence is the same */
+    float *expected;     /* [vocab] the same by the prefill list; NULL where decode is an approximation of it */
+    double *itl_us;      /* every step's time of the measured runs, sequence by sequence is the same */
     int64_t n_itl, cap_itl;
     int64_t kv_used, peak_bytes;
 } cell;
@@ -96,9 +96,10 @@ static int64_t count_wrong(const float *got, const float *want, int n, double to
     return wrong;
 }
 
-/* Decode is another algebraic form of prefill's attention (absorbed against MHA form), so the two must agree, except under
- * prefill-decode separation, where decode approximates. Timing may change nothing: the step must come out the same, bit for
- * bit, before and after. Tolerances: f32 sums of up to ~1e4 terms, and bf16 inputs rounded to 2^-9 through all layers. */
+/* Decode is another algebraic form of prefill's attention (absorbed against MHA form), so the two must agree, except
+ * under prefill-decode separation, where decode approximates. Timing may change nothing: the step must come out the
+ * same, bit for bit, before and after. Tolerances: f32 sums of up to ~1e4 terms, and bf16 inputs rounded to 2^-9
+ * through all layers. */
 static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
 {
     cell *c = self;
@@ -146,7 +147,8 @@ static int64_t bytes_of_rank(const cell *c)
     const session_options *o = session_opts(c->s);
     const plan *p = team_plan(c->run.team, 0);
     plan_types t = {.act = DT_F32, .kv = team_opts(c->run.team)->kv};
-    return team_weight_bytes(c->run.team, 0) + session_kv_bytes(c->s, 0, KV_MAIN) + session_kv_bytes(c->s, 0, KV_PREFILL) + plan_act_bytes(p, o->max_rows, o->max_logits, t);
+    return team_weight_bytes(c->run.team, 0) + session_kv_bytes(c->s, 0, KV_MAIN) +
+           session_kv_bytes(c->s, 0, KV_PREFILL) + plan_act_bytes(p, o->max_rows, o->max_logits, t);
 }
 
 static tpl_code prepare(void *self, tpl_err *e)
@@ -154,10 +156,15 @@ static tpl_code prepare(void *self, tpl_err *e)
     cell *c = self;
     const latency_request *q = c->q;
     model *m = lab_model(q->lab);
-    team_options o = {.tp = c->tp, .ranks = q->ranks, .compute = q->compute, .kv = q->kv, .plan = {.attention_only = model_attention_only(m)}};
+    team_options o = {.tp = c->tp,
+                      .ranks = q->ranks,
+                      .compute = q->compute,
+                      .kv = q->kv,
+                      .plan = {.attention_only = model_attention_only(m)}};
     TPL_TRY(lab_run_open(q->lab, c->v, &o, &c->run, e));
     int rows = c->batch > PREFILL_ROWS ? c->batch : PREFILL_ROWS;
-    session_options so = {.max_seqs = c->batch, .max_tok = c->context + q->decode_tok + 1, .max_rows = rows, .max_logits = c->batch};
+    session_options so = {
+        .max_seqs = c->batch, .max_tok = c->context + q->decode_tok + 1, .max_rows = rows, .max_logits = c->batch};
     TPL_TRY(session_create(c->run.team, &so, &c->s, e));
     for (int b = 0; b < c->batch; b++)
         c->seqs[b] = session_add_seq(c->s);
@@ -273,7 +280,8 @@ static tpl_code observe(cell *c, run_dir *rd, arena *a, char **split, tpl_err *e
         variant_format(c->v, text);
         rc = rd_trace_path(rd, id_of(c).hex, a, &path, e);
         if (rc == TPL_OK)
-            rc = spans_write_chrome(sp, arena_printf(a, "%s tp=%d context %d batch %d", text, c->tp, c->context, c->batch), path, e);
+            rc = spans_write_chrome(
+                sp, arena_printf(a, "%s tp=%d context %d batch %d", text, c->tp, c->context, c->batch), path, e);
     }
     spans_destroy(sp);
     return rc;
@@ -342,7 +350,9 @@ static void fill_memory(const cell *c, rs_row *r)
     plan *p;
     if (plan_create(model_cfg(lab_model(q->lab)), c->v, c->tp, 0, (plan_options){0}, &p, NULL) != TPL_OK)
         return;
-    row_set_real(r, LAT_kv_bytes_per_tok_rank, plan_kv_bytes_per_tok(p, KV_MAIN, (plan_types){.act = DT_F32, .kv = q->kv == DT_NONE ? compute : q->kv}));
+    row_set_real(
+        r, LAT_kv_bytes_per_tok_rank,
+        plan_kv_bytes_per_tok(p, KV_MAIN, (plan_types){.act = DT_F32, .kv = q->kv == DT_NONE ? compute : q->kv}));
     plan_destroy(p);
     row_set_real(r, LAT_kv_bytes_per_tok_rank_alloc, (double)c->kv_used / ((double)c->batch * c->context));
     row_set_int(r, LAT_peak_bytes, c->peak_bytes);
@@ -394,7 +404,13 @@ typedef struct {
 
 static bench_target decode_target(cell *c)
 {
-    return (bench_target){.self = c, .prepare = prepare, .release = release, .verify = verify_decode, .reset = back_to_context, .run = run_decode, .units = c->q->decode_tok};
+    return (bench_target){.self = c,
+                          .prepare = prepare,
+                          .release = release,
+                          .verify = verify_decode,
+                          .reset = back_to_context,
+                          .run = run_decode,
+                          .units = c->q->decode_tok};
 }
 
 static bench_target prefill_target(cell *c)
@@ -410,7 +426,8 @@ static double bytes_needed(const cell *c)
         return 0;
     plan_types t = {.act = DT_F32, .kv = DT_F32};
     double tok = (double)c->batch * (c->context + c->q->decode_tok);
-    double kv = (plan_kv_bytes_per_tok(p, KV_MAIN, t) + plan_kv_bytes_per_tok(p, KV_PREFILL, t)) * tok + (double)plan_act_bytes(p, PREFILL_ROWS, c->batch, t);
+    double kv = (plan_kv_bytes_per_tok(p, KV_MAIN, t) + plan_kv_bytes_per_tok(p, KV_PREFILL, t)) * tok +
+                (double)plan_act_bytes(p, PREFILL_ROWS, c->batch, t);
     plan_destroy(p);
     return kv * c->tp;
 }
@@ -452,7 +469,12 @@ static tpl_code write_group(group *g, const latency_request *q, run_dir *rd, tpl
     pair_side base_side = {&g->tpot[0], base_bound / (g->tpot[0].cold.median / 1e3)};
     for (int i = 0; i < g->n && rc == TPL_OK; i++) {
         cell *c = &g->cells[i];
-        row_parts p = {.c = c, .tpot = &g->tpot[i], .ttft = g->ttft_done ? &g->ttft[i] : NULL, .base_id = base.hex, .mode = g->mode, .bound_ms = bound_of(c)};
+        row_parts p = {.c = c,
+                       .tpot = &g->tpot[i],
+                       .ttft = g->ttft_done ? &g->ttft[i] : NULL,
+                       .base_id = base.hex,
+                       .mode = g->mode,
+                       .bound_ms = bound_of(c)};
         pair_ratio ratio;
         char *split = NULL;
         if (i > 0) {
@@ -494,7 +516,8 @@ static tpl_code noise_floor(const latency_request *q, group *g, tpl_err *e)
         cell_fini(&twins[i]);
     TPL_TRY(rc);
     g->noise_floor = bstat_noise_floor(aa);
-    log_note("noise floor (A/A, tp=%d batch %d context %d): %.2f%%", g->cells[0].tp, g->cells[0].batch, g->cells[0].context, 100 * g->noise_floor);
+    log_note("noise floor (A/A, tp=%d batch %d context %d): %.2f%%", g->cells[0].tp, g->cells[0].batch,
+             g->cells[0].context, 100 * g->noise_floor);
     return TPL_OK;
 }
 
@@ -518,7 +541,8 @@ static tpl_code run_group(const latency_request *q, int tp, int batch, int conte
         char text[VARIANT_TEXT], id[16];
         variant_format(g->cells[i].v, text);
         snprintf(id, sizeof id, "%s", id_of(&g->cells[i]).hex);
-        fprintf(list, "%s %s tp=%d batch=%d context=%d%s\n", id, text, tp, batch, context, rd && rd_has_cell(rd, RS_LATENCY, id) ? " (done)" : "");
+        fprintf(list, "%s %s tp=%d batch=%d context=%d%s\n", id, text, tp, batch, context,
+                rd && rd_has_cell(rd, RS_LATENCY, id) ? " (done)" : "");
     }
     if (!list && g->n > 0 && !all_there(g, rd)) {
         if (q->aa)
@@ -545,13 +569,17 @@ static tpl_code check_request(const latency_request *q, tpl_err *e)
         return tpl_fail(e, TPL_E_USAGE, "--variant", "has %d variants, at most %d", q->n_variants, MAX_VARIANTS);
     for (int v = 0; v < q->n_variants; v++) {
         if (q->variants[v].kind == VAR_TPLA && q->variants[v].slice == SLICE_NORM)
-            return tpl_fail(e, TPL_E_USAGE, "--variant", "slice=norm keeps the whole cache on every rank and exists for accuracy only; time slice=softmax or both");
+            return tpl_fail(e, TPL_E_USAGE, "--variant",
+                            "slice=norm keeps the whole cache on every rank and exists for accuracy only; time "
+                            "slice=softmax or both");
         for (int i = 0; i < q->n_tps; i++)
             TPL_TRY(variant_fit(&q->variants[v], m, (int)q->tps[i], e));
     }
     for (int i = 0; i < q->n_contexts; i++)
         if (q->contexts[i] + q->decode_tok + 1 > m->max_pos)
-            return tpl_fail(e, TPL_E_INPUT, m->name, "context %lld and %d decoded tokens exceed max_position_embeddings %d", (long long)q->contexts[i], q->decode_tok, m->max_pos);
+            return tpl_fail(e, TPL_E_INPUT, m->name,
+                            "context %lld and %d decoded tokens exceed max_position_embeddings %d",
+                            (long long)q->contexts[i], q->decode_tok, m->max_pos);
     return TPL_OK;
 }
 
@@ -564,7 +592,8 @@ static tpl_code each_group(const latency_request *q, run_dir *rd, FILE *list, tp
         for (int b = 0; b < q->n_batches; b++)
             for (int c = 0; c < q->n_contexts; c++, done++) {
                 if (!list)
-                    progress_show(done, total, "latency tp=%d batch %d context %d", (int)q->tps[i], (int)q->batches[b], (int)q->contexts[c]);
+                    progress_show(done, total, "latency tp=%d batch %d context %d", (int)q->tps[i], (int)q->batches[b],
+                                  (int)q->contexts[c]);
                 tpl_code rc = run_group(q, (int)q->tps[i], (int)q->batches[b], (int)q->contexts[c], rd, list, e);
                 if (rc != TPL_OK && rc != TPL_E_MISMATCH)
                     return rc;

@@ -1,12 +1,13 @@
 /* latency.h - time to first token and time per output token of a model, by variant, tp, context and batch.
  * For:    `tplabench latency`.  Enter: cli/, tests/.
  * Owns:   nothing; lab and run directory are the caller's.
- * Fails:  what is wrong with the request; a cell that does not fit or is not supported becomes a row and the sweep goes on.
- *         TPL_E_MISMATCH if a row's answers were wrong; TPL_E_INTERRUPTED after a signal; rows written before stay.
+ * Fails:  what is wrong with the request; a cell that does not fit or is not supported becomes a row and the sweep goes
+ * on. TPL_E_MISMATCH if a row's answers were wrong; TPL_E_INTERRUPTED after a signal; rows written before stay.
  *
- * As vLLM defines them: TTFT, from the request to its first token (here: prefill of the whole batch and the choice of the
- * first tokens); ITL, the time between two tokens of a sequence; TPOT, (E2EL - TTFT) / (tokens - 1) of a request; E2EL,
- * from the request to its last token. Variants of a cell take turns sample by sample; ratios are against the first one. */
+ * As vLLM defines them: TTFT, from the request to its first token (here: prefill of the whole batch and the choice of
+ * the first tokens); ITL, the time between two tokens of a sequence; TPOT, (E2EL - TTFT) / (tokens - 1) of a request;
+ * E2EL, from the request to its last token. Variants of a cell take turns sample by sample; ratios are against the
+ * first one. */
 #ifndef TPL_BENCH_LATENCY_H
 #define TPL_BENCH_LATENCY_H
 
@@ -26,9 +27,9 @@ typedef struct {
     tpl_dtype compute, kv;
     const ceilings *ceil;
     measure_options measure;
-    bool ttft;    /* measure prefill too; else the cache is filled once and ttft_ms stays empty */
-    bool trace;   /* write traces/<cell_id>.json of one decode run */
-    bool aa;      /* compare the first variant with itself first: the noise floor */
+    bool ttft;     /* measure prefill too; else the cache is filled once and ttft_ms stays empty */
+    bool trace;    /* write traces/<cell_id>.json of one decode run */
+    bool aa;       /* compare the first variant with itself first: the noise floor */
     FILE *samples; /* every sample as CSV; may be NULL */
     const char *device, *command;
 } latency_request;

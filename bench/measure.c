@@ -14,6 +14,8 @@
 #include "results/real_text.h"
 
 enum { WARM_WINDOW = 3, WARM_MAX_RUNS = 200, MIN_BLOCK = 5, MIN_BLOCKS = 6 };
+/* Below this many samples there is no interval; slow targets get this many timeouts to take them. */
+enum { FEWEST = 6, SLOW_TIMEOUTS = 4 };
 
 /* Warm-up ends when two neighbouring windows agree within this share, or after this share of the timeout. */
 static const double warm_change = 0.02, warm_time_share = 0.25;
@@ -196,7 +198,8 @@ static bool is_stationary(const double *us, int n)
 {
     if (n < 2 * WARM_WINDOW)
         return false;
-    double before = bstat_median(us + n - 2 * WARM_WINDOW, WARM_WINDOW), now = bstat_median(us + n - WARM_WINDOW, WARM_WINDOW);
+    double before = bstat_median(us + n - 2 * WARM_WINDOW, WARM_WINDOW),
+           now = bstat_median(us + n - WARM_WINDOW, WARM_WINDOW);
     return fabs(now - before) <= warm_change * before;
 }
 
@@ -324,8 +327,8 @@ static const char *stop_reason(const loop *l, int32_t *next_look)
     }
     if (kept >= l->o.max_samples || l->rounds >= l->max_rounds)
         return "count";
-    double spent = (double)(l->clock.now_ns(l->clock.self) - l->begin_ns) * 1e-9;
-    return spent > l->o.timeout_s * n_alive(l) ? "timeout" : NULL;
+    double spent = (double)(l->clock.now_ns(l->clock.self) - l->begin_ns) * 1e-9, limit = l->o.timeout_s * n_alive(l);
+    return spent > (kept >= FEWEST ? limit : SLOW_TIMEOUTS * limit) ? "timeout" : NULL;
 }
 
 static tpl_code sample_cold(loop *l, tpl_err *e)
@@ -377,8 +380,8 @@ static tpl_code take_hot(loop *l, side *s, tpl_err *e)
     return TPL_OK;
 }
 
-/* Hot samples take half of the time that cold ones may, and take turns like them, except that in blocks a side takes all
- * of its hot samples at once. */
+/* Hot samples take half of the time that cold ones may, and take turns like them, except that in blocks a side takes
+ * all of its hot samples at once. */
 static tpl_code sample_hot(loop *l, tpl_err *e)
 {
     int outer = l->o.block > 0 ? 1 : l->o.hot_samples, inner = l->o.block > 0 ? l->o.hot_samples : 1;
@@ -429,9 +432,9 @@ static void judge(const loop *l, side *s)
     else if (r->n_discarded > discarded_share * (r->n_cold + r->n_discarded))
         set_status(s, RS_THROTTLED, "clock below %g of %.0f MHz in %d of %d samples", l->o.throttle_frac, l->best_mhz,
                    r->n_discarded, r->n_cold + r->n_discarded);
-    else if (r->n_cold < 6)
-        set_status(s, RS_TOO_NOISY, "%d samples before the %s of %g s, expected at least 6", r->n_cold, r->stop_reason,
-                   l->o.timeout_s);
+    else if (r->n_cold < FEWEST)
+        set_status(s, RS_TOO_NOISY, "%d samples before the %s of %d times %g s, expected at least %d", r->n_cold,
+                   r->stop_reason, SLOW_TIMEOUTS, l->o.timeout_s, FEWEST);
     else if (r->cold.ci_frac > l->o.noisy_ci_frac)
         set_status(s, RS_TOO_NOISY, "median known to +-%.1f%% when the %s ended sampling, expected +-%.1f%%",
                    100 * r->cold.ci_frac, r->stop_reason, 100 * l->o.noisy_ci_frac);

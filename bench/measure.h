@@ -34,8 +34,8 @@ typedef struct {
     tpl_code (*prepare)(void *self, tpl_err *e); /* acquires memory, fills inputs */
     void (*release)(void *self);                 /* undoes prepare; called after a failed prepare too */
     tpl_code (*verify)(void *self, int64_t *n_wrong, tpl_err *e); /* output elements outside tolerance */
-    tpl_code (*reset)(void *self, tpl_err *e);   /* before each run, outside its time */
-    bool (*make_cold)(void *self);               /* takes operands out of the caches; false: cannot be done */
+    tpl_code (*reset)(void *self, tpl_err *e);                    /* before each run, outside its time */
+    bool (*make_cold)(void *self); /* takes operands out of the caches; false: cannot be done */
     tpl_code (*run)(void *self, tpl_err *e);
     int32_t units; /* equal pieces of work in one run; times are per piece. 0: 1 */
 } bench_target;
@@ -46,7 +46,7 @@ typedef struct {
     int32_t hot_samples;              /* back to back [20]; -1: none */
     double stop_ci_frac;              /* half-width of the median's 95% interval at which sampling stops [0.005] */
     double noisy_ci_frac;             /* above it at the end: too_noisy [0.05] */
-    double timeout_s;                 /* sampling time a target [2] */
+    double timeout_s;                 /* sampling time a target [2]; four times that for fewer than 6 samples */
     double throttle_frac;             /* clock below this share of the fastest seen: a throttled sample [0.95] */
     int32_t block;                    /* samples a block; 0: take turns sample by sample, else at least 5 */
     const bench_clock *clock;         /* [the real clock] */
@@ -76,8 +76,8 @@ typedef struct {
 tpl_code measure_run(const bench_target *targets, int n, const measure_options *o, measure_result *results, tpl_err *e);
 void measure_result_fini(measure_result *r);
 
-/* Appends one CSV line a sample: cell_id, mode (cold or hot), index, time_us, clock_mhz, kept. The header goes first into
- * an empty file. */
+/* Appends one CSV line a sample: cell_id, mode (cold or hot), index, time_us, clock_mhz, kept. The header goes first
+ * into an empty file. */
 tpl_code measure_write_samples(FILE *f, const char *cell_id, const measure_result *r, tpl_err *e);
 
 #endif

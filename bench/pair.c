@@ -46,8 +46,8 @@ tpl_code pair_measure(const bench_target *targets, int n, pair_mode mode, const 
 static bstat_ratio ratio_of(const measure_result *base, const measure_result *other, pair_mode mode, uint64_t seed)
 {
     int32_t n = base->n_cold < other->n_cold ? base->n_cold : other->n_cold;
-    return bstat_ratio_of_medians(base->cold_us, other->cold_us, (size_t)n,
-                                  mode == PAIR_BLOCK ? PAIR_BLOCK_SAMPLES : 1, seed);
+    return bstat_ratio_of_medians(base->cold_us, other->cold_us, (size_t)n, mode == PAIR_BLOCK ? PAIR_BLOCK_SAMPLES : 1,
+                                  seed);
 }
 
 static void refuse(pair_ratio *p, const char *side, const measure_result *r)

@@ -1,6 +1,5 @@
-/* synthetic.h - a clock and targets whose behaviour is known, so that the measuring loop is tested without a real machine.
- * For:    tests/bench/.
- * Enter:  tests/bench/.  Owns: nothing.  Fails: never. */
+/* synthetic.h - a clock and targets whose behaviour is known, so that the measuring loop is tested without a real
+ * machine. For:    tests/bench/. Enter:  tests/bench/.  Owns: nothing.  Fails: never. */
 #ifndef TPL_TESTS_BENCH_SYNTHETIC_H
 #define TPL_TESTS_BENCH_SYNTHETIC_H
 
@@ -41,15 +40,15 @@ enum { FAKE_LOG = 4096 };
 
 typedef struct {
     fake_machine *m;
-    char name; /* goes into the shared log at each run */
-    char *log; /* [FAKE_LOG], 0-terminated; NULL: none */
+    char name;                     /* goes into the shared log at each run */
+    char *log;                     /* [FAKE_LOG], 0-terminated; NULL: none */
     double cold_us, hot_us, noise; /* noise: standard deviation over the time */
     double first_us;               /* of the first run, falling to hot_us over ten runs; 0: none */
     rng random;
     bool is_cold;
     int n_runs, n_prepared, n_released, n_verified;
     bool alive;
-    int64_t wrong_at_verify[2]; /* n_wrong of the first and of later verifications */
+    int64_t wrong_at_verify[2];     /* n_wrong of the first and of later verifications */
     int throttle_from, throttle_to; /* runs at half the clock */
     tpl_code fail_prepare, fail_run;
     bool cannot_cool;
@@ -118,8 +117,12 @@ static inline tpl_code fake_run(void *self, tpl_err *e)
 
 static inline bench_target fake_bench(fake_target *t)
 {
-    return (bench_target){.self = t, .prepare = fake_prepare, .release = fake_release, .verify = fake_verify,
-                          .make_cold = fake_cool, .run = fake_run};
+    return (bench_target){.self = t,
+                          .prepare = fake_prepare,
+                          .release = fake_release,
+                          .verify = fake_verify,
+                          .make_cold = fake_cool,
+                          .run = fake_run};
 }
 
 #endif

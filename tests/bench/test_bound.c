@@ -1,11 +1,12 @@
-/* Hand-worked bounds on a made-up machine: read 20, copy 10 GB/s; f32 100, bf16 250 GFLOP/s; two threads 1.5 times that. */
+/* Hand-worked bounds on a made-up machine: read 20, copy 10 GB/s; f32 100, bf16 250 GFLOP/s; two threads 1.5 times
+ * that. */
 #include "bench/bound.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
 
-static const ceilings machine = {.cores = 2, .n = 2, .threads = {1, 2},
-                                 .rate = {{20, 30}, {10, 15}, {100, 150}, {250, 375}}};
+static const ceilings machine = {
+    .cores = 2, .n = 2, .threads = {1, 2}, .rate = {{20, 30}, {10, 15}, {100, 150}, {250, 375}}};
 
 TestSuite(bound);
 
@@ -31,7 +32,8 @@ Test(bound, is_the_larger_of_bytes_at_their_own_mix_and_flops)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         double got = bound_us(&machine, cases[i].cost, cases[i].compute, cases[i].threads);
-        cr_expect(fabs(got - cases[i].us) <= 1e-9 * cases[i].us, "%s: %g, expected %g", cases[i].name, got, cases[i].us);
+        cr_expect(fabs(got - cases[i].us) <= 1e-9 * cases[i].us, "%s: %g, expected %g", cases[i].name, got,
+                  cases[i].us);
     }
 }
 
@@ -56,8 +58,17 @@ Test(bound, only_products_and_attention_run_at_the_matrix_rate)
  * that of its bytes read in one go and at most that plus what is written at the copy rate. */
 Test(bound, of_a_plan_is_the_sum_over_its_steps)
 {
-    model_config c = {.attn = ATTN_GQA, .n_layers = 1, .vocab = 64, .dim = 32, .ffn_dim = 64, .n_heads = 4,
-                      .n_kv_heads = 2, .head_dim = 8, .rope_dim = 8, .max_pos = 128, .rms_eps = 1e-5f,
+    model_config c = {.attn = ATTN_GQA,
+                      .n_layers = 1,
+                      .vocab = 64,
+                      .dim = 32,
+                      .ffn_dim = 64,
+                      .n_heads = 4,
+                      .n_kv_heads = 2,
+                      .head_dim = 8,
+                      .rope_dim = 8,
+                      .max_pos = 128,
+                      .rms_eps = 1e-5f,
                       .weight_dtype = DT_F32};
     variant v = {.kind = VAR_GQA, .g = 1};
     plan *p;

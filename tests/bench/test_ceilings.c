@@ -1,4 +1,5 @@
-/* The machine's own rates differ from run to run; what is tested is that they exist and how they are kept and compared. */
+/* The machine's own rates differ from run to run; what is tested is that they exist and how they are kept and compared.
+ */
 #include "bench/ceilings.h"
 
 #include <criterion/criterion.h>
@@ -29,7 +30,11 @@ TestSuite(ceilings, .init = setup, .fini = teardown);
 
 static ceilings made_up(void)
 {
-    return (ceilings){.cpu = "Made-up 9000", .cores = 4, .n = 3, .threads = {1, 2, 4}, .measured_at = 1735790645,
+    return (ceilings){.cpu = "Made-up 9000",
+                      .cores = 4,
+                      .n = 3,
+                      .threads = {1, 2, 4},
+                      .measured_at = 1735790645,
                       .rate = {{20, 30, 40}, {10, 16, 20}, {100, 200, 400}, {0, 0, 0}},
                       .source = {"memchr", "memcpy", "own", ""}};
 }
@@ -44,7 +49,8 @@ Test(ceilings, rates_between_measured_counts_are_interpolated)
         double read;
     } cases[] = {{1, 20}, {2, 30}, {3, 35}, {4, 40}, {9, 40}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        cr_expect_float_eq(ceilings_rate(&c, CEIL_READ, cases[i].threads), cases[i].read, 1e-12, "%d threads", cases[i].threads);
+        cr_expect_float_eq(ceilings_rate(&c, CEIL_READ, cases[i].threads), cases[i].read, 1e-12, "%d threads",
+                           cases[i].threads);
     cr_expect_float_eq(ceilings_gain(&c, CEIL_F32, 4), 4, 1e-12);
     cr_expect_float_eq(ceilings_gain(&c, CEIL_READ, 2), 1.5, 1e-12);
 }
@@ -58,7 +64,8 @@ Test(ceilings, moves_of_more_than_10_percent_are_said)
     now.rate[CEIL_READ][0] = 24;
     now.rate[CEIL_F32][2] = 320;
     cr_expect(ceilings_compare(&before, &now, text, sizeof text) == 2);
-    cr_expect_str_eq(text, "read with 1 thread: 24.0 GB/s, was 20.0 (+20%); f32 with 4 threads: 320.0 GFLOP/s, was 400.0 (-20%)");
+    cr_expect_str_eq(
+        text, "read with 1 thread: 24.0 GB/s, was 20.0 (+20%); f32 with 4 threads: 320.0 GFLOP/s, was 400.0 (-20%)");
     cr_expect(ceilings_compare(&before, &now, text, 16) == 2 && strlen(text) == 15, "a short buffer is not overrun");
 }
 
@@ -84,8 +91,10 @@ Test(ceilings, hostile_json_is_refused)
         "{\"cpu\":\"x\",\"cores\":1,\"measured_at\":1,\"threads\":[2,1],\"rates_1e9_s\":{},\"sources\":{}}",
         "{\"cpu\":\"x\",\"cores\":1,\"measured_at\":1,\"threads\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17],"
         "\"rates_1e9_s\":{},\"sources\":{}}",
-        "{\"cpu\":\"x\",\"cores\":1,\"measured_at\":1,\"threads\":[1],\"rates_1e9_s\":{\"read\":[-1]},\"sources\":{\"read\":\"a\"}}",
-        "{\"cpu\":\"x\",\"cores\":1,\"measured_at\":1,\"threads\":[1],\"rates_1e9_s\":{\"read\":3},\"sources\":{\"read\":\"a\"}}",
+        "{\"cpu\":\"x\",\"cores\":1,\"measured_at\":1,\"threads\":[1],\"rates_1e9_s\":{\"read\":[-1]},\"sources\":{"
+        "\"read\":\"a\"}}",
+        "{\"cpu\":\"x\",\"cores\":1,\"measured_at\":1,\"threads\":[1],\"rates_1e9_s\":{\"read\":3},\"sources\":{"
+        "\"read\":\"a\"}}",
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *j;

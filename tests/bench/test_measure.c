@@ -22,7 +22,11 @@ TestSuite(measure, .init = setup);
 
 static fake_target quiet(char name, double cold_us, double hot_us)
 {
-    return (fake_target){.m = &machine, .name = name, .log = log_, .cold_us = cold_us, .hot_us = hot_us,
+    return (fake_target){.m = &machine,
+                         .name = name,
+                         .log = log_,
+                         .cold_us = cold_us,
+                         .hot_us = hot_us,
                          .random = rng_make(1, (uint64_t)name)};
 }
 
@@ -125,7 +129,8 @@ Test(measure, stop_rules_name_what_stopped)
         {0.05, {.stop_ci_frac = 0.001, .timeout_s = 0.03}, "timeout", RS_OK},
         {0.25, {.stop_ci_frac = 0.001, .max_samples = 30, .timeout_s = 60}, "count", RS_TOO_NOISY},
         {0.25, {.stop_ci_frac = 0.001, .timeout_s = 0.01}, "timeout", RS_TOO_NOISY},
-        {0.0, {.timeout_s = 0.002}, "timeout", RS_TOO_NOISY}, /* two samples of 1 ms */
+        {0.0, {.timeout_s = 0.003}, "timeout", RS_OK},        /* samples of 1 ms: six are waited for ... */
+        {0.0, {.timeout_s = 0.001}, "timeout", RS_TOO_NOISY}, /* ... up to four timeouts */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fake_target t = quiet('a', 1000, 1000);
@@ -207,7 +212,9 @@ Test(measure, what_a_target_cannot_do_ends_that_target_only)
     static const struct {
         tpl_code prepare, run;
         rs_status status;
-    } cases[] = {{TPL_E_MEMORY, TPL_OK, RS_OUT_OF_MEMORY}, {TPL_E_UNSUPPORTED, TPL_OK, RS_UNSUPPORTED}, {TPL_OK, TPL_E_UNSUPPORTED, RS_UNSUPPORTED}};
+    } cases[] = {{TPL_E_MEMORY, TPL_OK, RS_OUT_OF_MEMORY},
+                 {TPL_E_UNSUPPORTED, TPL_OK, RS_UNSUPPORTED},
+                 {TPL_OK, TPL_E_UNSUPPORTED, RS_UNSUPPORTED}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fake_target bad = quiet('a', 100, 100), good = quiet('b', 100, 100);
         bad.fail_prepare = cases[i].prepare;
@@ -306,7 +313,8 @@ Test(measure, every_sample_goes_to_the_file)
     for (const char *s = text; *s; s++)
         lines += *s == '\n';
     cr_expect(lines == 1 + 2 * 22, "%d", lines);
-    cr_expect(strncmp(text, "cell_id,mode,index,time_us,clock_mhz,kept\n0123456789ab,cold,0,100,,1\n", 69) == 0, "%s", text);
+    cr_expect(strncmp(text, "cell_id,mode,index,time_us,clock_mhz,kept\n0123456789ab,cold,0,100,,1\n", 69) == 0, "%s",
+              text);
     cr_expect(strstr(text, "ba9876543210,hot,21,100,,1\n") != NULL);
     free(text);
     measure_result_fini(&r);

@@ -20,7 +20,11 @@ TestSuite(pair, .init = setup);
 
 static fake_target target(char name, double us, double noise, uint64_t seed)
 {
-    return (fake_target){.m = &machine, .name = name, .cold_us = us, .hot_us = us, .noise = noise,
+    return (fake_target){.m = &machine,
+                         .name = name,
+                         .cold_us = us,
+                         .hot_us = us,
+                         .noise = noise,
                          .random = rng_make(seed, (uint64_t)name)};
 }
 

@@ -22,9 +22,14 @@ Test(stats, quantiles_interpolate_as_numpy_does)
         size_t n;
         double p, expected;
     } cases[] = {
-        {{1, 2, 3, 4}, 4, 0.5, 2.5},       {{1, 2, 3, 4}, 4, 0.25, 1.75},   {{1, 2, 3, 4}, 4, 0.99, 3.97},
-        {{1, 2, 4, 8, 16}, 5, 0.9, 12.8},  {{1, 2, 4, 8, 16}, 5, 0, 1},     {{1, 2, 4, 8, 16}, 5, 1, 16},
-        {{7}, 1, 0.99, 7},                 {{1, 10}, 2, 0.1, 1.9},
+        {{1, 2, 3, 4}, 4, 0.5, 2.5},
+        {{1, 2, 3, 4}, 4, 0.25, 1.75},
+        {{1, 2, 3, 4}, 4, 0.99, 3.97},
+        {{1, 2, 4, 8, 16}, 5, 0.9, 12.8},
+        {{1, 2, 4, 8, 16}, 5, 0, 1},
+        {{1, 2, 4, 8, 16}, 5, 1, 16},
+        {{7}, 1, 0.99, 7},
+        {{1, 10}, 2, 0.1, 1.9},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         double got = bstat_quantile(cases[i].x, cases[i].n, cases[i].p);
@@ -127,8 +132,8 @@ Test(stats, intervals_hold_the_truth_95_times_in_100)
     }
 }
 
-/* Noise that both sides share widens the interval of each median more than that of their ratio: the interval may hold the
- * truth more often than it says, never less. */
+/* Noise that both sides share widens the interval of each median more than that of their ratio: the interval may hold
+ * the truth more often than it says, never less. */
 Test(stats, shared_noise_never_makes_intervals_too_narrow)
 {
     cr_expect(run_trials(60, 1, BURSTS).covered >= 0.93);
@@ -150,7 +155,8 @@ Test(stats, a_slowdown_of_3_percent_under_1_percent_noise_is_found)
     cr_expect(s.faster == 0);
 }
 
-/* Blocks whose level changes from one to the next (another process came and went between the blocks of the two sides). */
+/* Blocks whose level changes from one to the next (another process came and went between the blocks of the two sides).
+ */
 Test(stats, blocks_are_drawn_whole)
 {
     enum { BLOCK = 5, N = 60 };
@@ -177,7 +183,8 @@ Test(stats, ratios_repeat_and_refuse_nonsense)
 {
     pairs p;
     draw_pairs(&p, 40, 1, EVEN, 5);
-    bstat_ratio a = bstat_ratio_of_medians(p.base, p.other, 40, 1, 3), b = bstat_ratio_of_medians(p.base, p.other, 40, 1, 3);
+    bstat_ratio a = bstat_ratio_of_medians(p.base, p.other, 40, 1, 3),
+                b = bstat_ratio_of_medians(p.base, p.other, 40, 1, 3);
     cr_expect(a.lo == b.lo && a.hi == b.hi && a.lo < a.ratio && a.ratio < a.hi);
     bstat_ratio few = bstat_ratio_of_medians(p.base, p.other, 5, 1, 3);
     cr_expect(!isnan(few.ratio) && isnan(few.lo) && bstat_judge(few) == BSTAT_SAME);
