@@ -78,6 +78,8 @@ static arena_block *add_block(arena *a, size_t bytes)
 
 void *arena_alloc(arena *a, size_t bytes)
 {
+    if (bytes > SIZE_MAX / 2) /* rounding it up would wrap */
+        die_of_memory(bytes);
     size_t need = (bytes + ALIGN - 1) / ALIGN * ALIGN;
     arena_block *b = a->head;
     if (!b || b->size - b->used < need)

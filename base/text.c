@@ -220,7 +220,7 @@ static bool add_axis_part(arena *a, char *part, int64_t *values, int *n)
         if (*n == AXIS_MAX)
             return false;
         values[(*n)++] = v;
-        if (v > INT64_MAX / 2 / step)
+        if (kind == '*' ? v > INT64_MAX / step : v > INT64_MAX - step)
             break;
     }
     return from <= to;
