@@ -181,7 +181,7 @@ tpl_code lab_run_open(lab *l, const variant *v, const team_options *given, lab_r
     lab_run r = {0};
     team_options own = *given, *o = &own;
     tpl_code rc;
-    TPL_TRY(variant_fit(v, model_cfg(l->m), o->tp, e));
+    TPL_TRY(plan_fit(model_cfg(l->m), v, o->tp, &o->plan, e));
     if (o->ranks == RANKS_MPI && o->tp != procs_count())
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
     if (o->ranks == RANKS_MPI && remote_leads())

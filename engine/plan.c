@@ -8,7 +8,8 @@
 
 const char *phase_name(plan_phase p)
 {
-    return p == PHASE_PREFILL ? "prefill" : "decode";
+    static const char *const names[] = {"prefill", "decode", "fuzzy"};
+    return names[p];
 }
 
 /* ---- the builder's pieces ---- */
@@ -60,6 +61,8 @@ static int find_or_add_weight(builder *b, plan_weight w)
 {
     plan *p = b->p;
     int i = 0;
+    if (b->idle)
+        return -1;
     for (; i < p->n_weights; i++) {
         const plan_weight *o = &p->weights[i];
         if (o->source == w.source && o->layer == w.layer && o->head0 == w.head0 && o->n_heads == w.n_heads && o->row0 == w.row0 && o->rows == w.rows &&
@@ -95,7 +98,7 @@ static plan_step *add_step(builder *b, const char *name)
     plan_list *l = &b->p->list[b->phase];
     l->steps = grow(&b->p->mem, l->steps, sizeof *l->steps, l->n, &b->cap_steps[b->phase]);
     plan_step *s = &l->steps[l->n++];
-    *s = (plan_step){.name = name, .layer = b->layer, .active = true, .in = {no_ref, no_ref, no_ref}, .out = no_ref, .w = {-1, -1, -1}, .stream = -1};
+    *s = (plan_step){.name = name, .layer = b->layer, .active = !b->idle, .in = {no_ref, no_ref, no_ref}, .out = no_ref, .w = {-1, -1, -1}, .stream = -1};
     return s;
 }
 
@@ -230,6 +233,13 @@ plan_step *add_binary(builder *b, op_kind op, const char *name, plan_ref in0, pl
     return s;
 }
 
+plan_step *add_copy(builder *b, const char *name, plan_ref in, plan_ref out)
+{
+    plan_step *s = add_kernel(b, OP_COPY_HEADS, name, in, out);
+    s->call.copy_heads = (op_copy_heads){.heads = 1, .cols = in.cols, .x_head_stride = in.cols, .out_head_stride = in.cols};
+    return s;
+}
+
 void add_comm(builder *b, const char *name, comm_op op, comm_group group, plan_ref data, plan_ref out)
 {
     if (group.size == 1)
@@ -253,15 +263,21 @@ static const struct {
     [VAR_TPLA] = {plan_attn_tpla, plan_streams_tpla},
 };
 
+void plan_attention(builder *b)
+{
+    const model_config *c = &b->p->cfg;
+    int x = need_buf(b, "x", c->dim), xn = need_buf(b, "xn", c->dim);
+    add_rmsnorm(b, "attn.norm", whole(b, x), need_weight(b, W_ATTN_NORM, 0, 1, 0, c->dim), whole(b, xn), 1);
+    variants[b->p->v.kind].attention(b);
+}
+
 static void fill_list(builder *b)
 {
     const model_config *c = &b->p->cfg;
     b->layer = -1;
     plan_embed(b);
     for (b->layer = 0; b->layer < c->n_layers; b->layer++) {
-        int x = need_buf(b, "x", c->dim), xn = need_buf(b, "xn", c->dim);
-        add_rmsnorm(b, "attn.norm", whole(b, x), need_weight(b, W_ATTN_NORM, 0, 1, 0, c->dim), whole(b, xn), 1);
-        variants[b->p->v.kind].attention(b);
+        plan_attention(b);
         if (!b->o.attention_only)
             plan_mlp(b);
     }
@@ -269,21 +285,49 @@ static void fill_list(builder *b)
     plan_logits(b);
 }
 
+tpl_code plan_fit(const model_config *c, const variant *v, int tp, const plan_options *o, tpl_err *e)
+{
+    const layer_groups *g = &o->fuzzy.groups;
+    if (g->n == 0)
+        return variant_fit(v, c, tp, e);
+    if (groups_n_layers(g) != c->n_layers)
+        return tpl_fail(e, TPL_E_USAGE, "--groups", "hold %d layers, the model has %d", groups_n_layers(g), c->n_layers);
+    return variant_fit(v, c, 1, e);
+}
+
+/* Every list of an ordinary plan, or of one whose layers are spread over ranks whole. */
+static void fill_lists(builder *b)
+{
+    plan *p = b->p;
+    int32_t tp = p->tp, rank = p->rank;
+    bool fuzzy = b->o.fuzzy.groups.n > 0;
+    if (fuzzy) { /* the pieces see a single rank that computes a layer whole */
+        p->tp = 1;
+        p->rank = 0;
+    }
+    variants[p->v.kind].streams(p);
+    for (int phase = 0; phase < N_PHASES; phase++) {
+        b->phase = (plan_phase)phase;
+        if (fuzzy)
+            plan_fill_fuzzy(b, tp, rank);
+        else if (phase != PHASE_FUZZY)
+            fill_list(b);
+    }
+    p->tp = tp;
+    p->rank = rank;
+}
+
 tpl_code plan_create(const model_config *c, const variant *v, int tp, int rank, plan_options o, plan **out, tpl_err *e)
 {
-    TPL_TRY(variant_fit(v, c, tp, e));
+    TPL_TRY(plan_fit(c, v, tp, &o, e));
     plan *p = tpl_calloc(1, sizeof *p);
     arena_init(&p->mem);
     p->cfg = *c;
     p->v = *v;
     p->tp = tp;
     p->rank = rank;
-    variants[v->kind].streams(p);
     builder b = {.p = p, .o = o};
-    for (int phase = 0; phase < N_PHASES; phase++) {
-        b.phase = (plan_phase)phase;
-        fill_list(&b);
-    }
+    fill_lists(&b);
     *out = p;
     return TPL_OK;
 }

@@ -11,11 +11,13 @@
 
 #include "base/arena.h"
 #include "device/comm.h"
+#include "engine/groups.h"
 #include "engine/model.h"
 #include "engine/variant.h"
 #include "kernels/ops.h"
 
-typedef enum { PHASE_PREFILL, PHASE_DECODE, N_PHASES } plan_phase;
+/* PHASE_FUZZY is decode by an approximate list (plan_fuzzy); plans without groups have none. */
+typedef enum { PHASE_PREFILL, PHASE_DECODE, PHASE_FUZZY, N_PHASES } plan_phase;
 
 const char *phase_name(plan_phase p);
 
@@ -94,11 +96,26 @@ typedef struct {
     plan_stream streams[KV_N_STREAMS];
 } plan;
 
+/* EasySpec's draft over `tp` ranks. A layer's attention runs whole on one rank, its owner, which keeps the layer's cache:
+ * layer i of a group of several on rank i mod tp, a layer alone on rank 0. The rest runs on rank 0. In the fuzzy list all
+ * attention of a group reads the group's input; its outputs are gathered, and residual adds and feed-forwards follow in
+ * order. The exact lists (prefill, decode) keep to the same owners' caches. */
 typedef struct {
+    layer_groups groups; /* n 0: an ordinary plan */
+    bool whole_layers;   /* ablation: a group's feed-forwards are parallel too; layer i reads input + own attention */
+    bool blocks;         /* layer i of a group on rank i / ceil(size / tp) instead */
+    bool visit;          /* exact lists go from owner to owner. Else rank 0 runs them, with a cache of all layers of its own,
+                          * and sends the new rows to their owners; rows of a fuzzy pass must then be truncated before it. */
+} plan_fuzzy;
+
+typedef struct {
+    plan_fuzzy fuzzy;
     bool attention_only; /* leave the feed-forward of all layers out (the TPLA paper's timing) */
     bool expert_parallel; /* a rank holds whole experts, 1/tp of them; else 1/tp of the inner columns of each expert */
 } plan_options;
 
+/* Whether the variant fits the model over tp ranks; a fuzzy plan does not split heads, so any tp does. */
+tpl_code plan_fit(const model_config *c, const variant *v, int tp, const plan_options *o, tpl_err *e);
 tpl_code plan_create(const model_config *c, const variant *v, int tp, int rank, plan_options o, plan **out, tpl_err *e);
 void plan_destroy(plan *p);
 

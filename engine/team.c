@@ -206,7 +206,7 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
 {
     const model_config *c = model_cfg(m);
     TPL_TRY(kernel_check_library(e));
-    TPL_TRY(variant_fit(v, c, o->tp, e));
+    TPL_TRY(plan_fit(c, v, o->tp, &o->plan, e));
     if (o->ranks == RANKS_MPI && o->tp != procs_count())
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
     assert((variant_needs_transform(v) && !model_is_random(m)) == (f != NULL));

@@ -14,6 +14,11 @@ typedef struct {
     plan_phase phase; /* of the list being filled */
     int32_t layer;
     int32_t cap_steps[N_PHASES], cap_weights, cap_bufs;
+    /* For fuzzy.c. idle: this rank takes no part in the steps that are added, and needs no weights for them. The refs (cols
+     * 0: as in an ordinary layer) say where attention leaves its output instead of adding it to the residual stream, and
+     * what the feed-forward reads and is added to. */
+    bool idle;
+    plan_ref attn_to, mlp_from, mlp_to;
 } builder;
 
 /* A latent slice layout: which columns of the latent a rank caches and which heads it computes. */
@@ -53,6 +58,7 @@ plan_step *add_attn_latent(builder *b, const char *name, plan_ref q_lat, plan_re
 plan_step *add_attn_mha(builder *b, const char *name, plan_ref q, int uk, int uv, int heads, int lat, int lat_off, int rope_off, int stream, plan_ref out, bool accumulate);
 plan_step *add_attn_gqa(builder *b, const char *name, plan_ref q, int heads, int kv_heads, plan_ref out);
 plan_step *add_binary(builder *b, op_kind op, const char *name, plan_ref in0, plan_ref in1, plan_ref out);
+plan_step *add_copy(builder *b, const char *name, plan_ref in, plan_ref out);
 /* Left out when the group has one rank. */
 void add_comm(builder *b, const char *name, comm_op op, comm_group group, plan_ref data, plan_ref out);
 
@@ -60,6 +66,8 @@ comm_group all_ranks(const plan *p);
 
 /* The parts shared by variants (plans/common.c). `x` is the residual stream, `xn` its normalised copy. */
 void plan_embed(builder *b);
+/* Norm and attention of builder.layer, by the plan's variant. */
+void plan_attention(builder *b);
 void plan_mlp(builder *b);
 void plan_logits(builder *b);
 /* q projection for heads [head0, head0 + n): normalised, roped, in buffer "q" with head stride nope + rope. */
@@ -73,6 +81,9 @@ void plan_attn_mla(builder *b);
 void plan_attn_dcp(builder *b);
 void plan_attn_gla(builder *b);
 void plan_attn_tpla(builder *b);
+/* The list of builder.phase on rank `rank` of `tp`, of a plan with groups. */
+void plan_fill_fuzzy(builder *b, int tp, int rank);
+
 /* Sets the streams' widths and slots of a variant. */
 void plan_streams_gqa(plan *p);
 void plan_streams_mla(plan *p);

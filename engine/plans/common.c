@@ -7,11 +7,11 @@ void plan_embed(builder *b)
     s->w[0] = need_weight(b, W_EMBED, 0, c->vocab, 0, c->dim);
 }
 
-/* y is summed over ranks and added to the residual. */
-static void add_to_residual(builder *b, const char *reduce, const char *add, int y)
+/* y is summed over ranks and added to the residual stream, or to `to` where it has columns. */
+static void add_to_residual(builder *b, const char *reduce, const char *add, int y, plan_ref to)
 {
     add_comm(b, reduce, COMM_ALL_REDUCE, all_ranks(b->p), whole(b, y), no_ref);
-    add_binary(b, OP_ADD, add, whole(b, y), no_ref, whole(b, need_buf(b, "x", b->p->cfg.dim)));
+    add_binary(b, OP_ADD, add, whole(b, y), no_ref, to.cols ? to : whole(b, need_buf(b, "x", b->p->cfg.dim)));
 }
 
 /* A SwiGLU whose inner columns are split over ranks: step names, weight roles and, where they exist, bias roles. */
@@ -88,12 +88,13 @@ void plan_mlp(builder *b)
 {
     const model_config *c = &b->p->cfg;
     int x = need_buf(b, "x", c->dim), xn = need_buf(b, "xn", c->dim), y = need_buf(b, "y", c->dim);
-    add_rmsnorm(b, "mlp.norm", whole(b, x), need_weight(b, W_MLP_NORM, 0, 1, 0, c->dim), whole(b, xn), 1);
+    plan_ref from = b->mlp_from.cols ? b->mlp_from : whole(b, x);
+    add_rmsnorm(b, "mlp.norm", from, need_weight(b, W_MLP_NORM, 0, 1, 0, c->dim), whole(b, xn), 1);
     if (model_layer_is_moe(c, b->layer))
         moe_mlp(b, xn, y);
     else
         dense_mlp(b, xn, y);
-    add_to_residual(b, "mlp.all_reduce", "mlp.add", y);
+    add_to_residual(b, "mlp.all_reduce", "mlp.add", y, b->mlp_to);
 }
 
 /* Only rows whose logits are wanted go through the head. The head is split over the vocabulary where tp divides it. */
@@ -135,7 +136,9 @@ void plan_attn_out(builder *b, plan_ref o, int head0, int n_heads, int o_dim)
 {
     const model_config *c = &b->p->cfg;
     int y = need_buf(b, "y", c->dim);
-    plan_step *m = add_matmul(b, "attn.o", o, need_weight(b, W_O, 0, c->dim, head0 * o_dim, n_heads * o_dim), whole(b, y));
+    plan_ref to = b->attn_to.cols ? b->attn_to : whole(b, y);
+    plan_step *m = add_matmul(b, "attn.o", o, need_weight(b, W_O, 0, c->dim, head0 * o_dim, n_heads * o_dim), to);
     set_bias(b, m, c->o_bias && b->p->rank == 0, W_O_BIAS, 0, c->dim);
-    add_to_residual(b, "attn.all_reduce", "attn.add", y);
+    if (!b->attn_to.cols)
+        add_to_residual(b, "attn.all_reduce", "attn.add", y, no_ref);
 }
