@@ -21,7 +21,11 @@ static tpl_code check_row(const session *s, plan_phase phase, const batch_row *r
         return tpl_fail(e, TPL_E_UNSUPPORTED, "batch", "sequence %d has begun to decode and cannot prefill exactly again", r->seq);
     if (q->len + index + 1 > s->o.max_tok)
         return tpl_fail(e, TPL_E_INPUT, "batch", "sequence %d would hold %d tokens, the limit is %d", r->seq, q->len + index + 1, s->o.max_tok);
-    if (r->parent != ROW_CHAIN && r->parent != ROW_PREFIX && (r->parent < first || r->parent >= i))
+    int open = q->open ? q->len - q->chain_len : 0;
+    if (q->open && open + index + 1 > s->o.max_tree)
+        return tpl_fail(e, TPL_E_USAGE, "batch", "the tree of sequence %d would have %d rows, the limit is %d", r->seq, open + index + 1, s->o.max_tree);
+    bool in_tree = r->parent <= ROW_OPEN_0 && ROW_OPEN_0 - r->parent < open;
+    if (r->parent != ROW_CHAIN && r->parent != ROW_PREFIX && !in_tree && (r->parent < first || r->parent >= i))
         return tpl_fail(e, TPL_E_USAGE, "batch", "row %d has parent %d, expected an earlier row of its sequence", i, r->parent);
     return TPL_OK;
 }
@@ -31,14 +35,31 @@ static bool is_chain(const batch_row *rows, int i, int first)
     return rows[i].parent == ROW_CHAIN || rows[i].parent == i - 1 || (i == first && rows[i].parent == ROW_PREFIX);
 }
 
-/* The row that row i follows, or -1 for the cached prefix. */
-static int parent_of(const batch_row *rows, int i, int first)
+/* The row that row i follows: one of the batch, ROW_OPEN(j), or ROW_PREFIX. `open` rows of a tree come before it. */
+static int parent_of(const batch_row *rows, int i, int first, int open)
 {
-    if (rows[i].parent == ROW_PREFIX)
-        return -1;
     if (rows[i].parent != ROW_CHAIN)
         return rows[i].parent;
-    return i > first ? i - 1 : -1;
+    if (i > first)
+        return i - 1;
+    return open ? ROW_OPEN(open - 1) : ROW_PREFIX;
+}
+
+/* mask [words] = the ancestors of row i, itself included; its position too where its parent is in an open tree. */
+static void lay_ancestors(session *s, int i, int first, int place, int parent, uint64_t *mask)
+{
+    int open = s->seq_open[place];
+    size_t words = (size_t)s->view.mask_words, tree = (size_t)s->batch_seqs[place] * (size_t)s->o.max_tree;
+    memset(mask, 0, words * sizeof *mask);
+    if (parent >= 0) {
+        memcpy(mask, s->row_mask + (size_t)parent * words, words * sizeof *mask);
+    } else if (parent <= ROW_OPEN_0) {
+        size_t j = tree + (size_t)(ROW_OPEN_0 - parent), kept = (size_t)(open + 63) / 64;
+        memcpy(mask, s->tree_mask + j * (size_t)s->tree_words, kept * sizeof *mask);
+        s->row_pos[i] = s->tree_pos[j] + 1;
+    }
+    int bit = open + i - first;
+    mask[bit / 64] |= (uint64_t)1 << (bit % 64);
 }
 
 /* Positions and ancestor masks of one sequence's rows; adds the tokens its rows see to *visible_pairs. */
@@ -46,24 +67,42 @@ static void lay_rows(session *s, const batch_row *rows, int first, int end, int 
 {
     int prefix = s->seq_prefix[place], words = s->view.mask_words;
     for (int i = first; i < end; i++) {
-        int parent = parent_of(rows, i, first), seen = prefix;
+        int parent = parent_of(rows, i, first, s->seq_open[place]);
         s->row_token[i] = rows[i].token;
         s->row_seq[i] = place;
-        s->row_pos[i] = parent < 0 ? prefix : s->row_pos[parent] + 1;
-        if (masks) {
-            uint64_t *mask = s->row_mask + (size_t)i * (size_t)words;
-            if (parent >= 0)
-                memcpy(mask, s->row_mask + (size_t)parent * (size_t)words, (size_t)words * sizeof *mask);
-            else
-                memset(mask, 0, (size_t)words * sizeof *mask);
-            mask[(i - first) / 64] |= (uint64_t)1 << ((i - first) % 64);
-        }
-        seen += s->row_pos[i] - prefix + 1;
-        s->view.visible_pairs += seen;
+        s->row_pos[i] = parent >= 0 ? s->row_pos[parent] + 1 : prefix;
+        if (masks)
+            lay_ancestors(s, i, first, place, parent, s->row_mask + (size_t)i * (size_t)words);
+        s->view.visible_pairs += s->row_pos[i] + 1;
         if (rows[i].want_logits)
             s->logit_index[s->n_logits++] = i;
     }
-    s->view.ctx_tok += prefix + end - first;
+    s->view.ctx_tok += prefix + s->seq_open[place] + end - first;
+}
+
+/* Tree rows that a sequence has before this batch. */
+static int open_rows(const session_seq *q)
+{
+    return q->open ? q->len - q->chain_len : 0;
+}
+
+/* What a sequence becomes once its rows [first, end) of the batch, at `place`, are appended. */
+static void grow_seq(session *s, const batch_row *rows, int first, int end, int place)
+{
+    session_seq *q = &s->seqs[s->batch_seqs[place]];
+    if (!q->open) {
+        q->chain_len = q->len;
+        for (int k = first + 1; k < end; k++)
+            q->branched = q->branched || !is_chain(rows, k, first);
+    }
+    for (int i = first; i < end && q->open; i++) {
+        size_t j = (size_t)s->batch_seqs[place] * (size_t)s->o.max_tree + (size_t)(s->seq_open[place] + i - first), words = (size_t)s->view.mask_words;
+        size_t kept = words < (size_t)s->tree_words ? words : (size_t)s->tree_words;
+        s->tree_pos[j] = s->row_pos[i];
+        memset(s->tree_mask + j * (size_t)s->tree_words, 0, (size_t)s->tree_words * sizeof *s->tree_mask);
+        memcpy(s->tree_mask + j * (size_t)s->tree_words, s->row_mask + (size_t)i * words, kept * sizeof *s->tree_mask);
+    }
+    q->len += end - first;
 }
 
 /* Finds the sequences of a batch and checks every row; *chain tells whether no row needs an ancestor mask. */
@@ -86,8 +125,9 @@ static tpl_code scan_rows(session *s, plan_phase phase, const batch_row *rows, i
             s->seq_row0[seqs++] = i;
         }
         TPL_TRY(check_row(s, phase, rows, i, first, i - first, e));
-        *chain = *chain && is_chain(rows, i, first);
-        *longest = i - first + 1 > *longest ? i - first + 1 : *longest;
+        *chain = *chain && is_chain(rows, i, first) && !s->seqs[rows[i].seq].open;
+        int span = open_rows(&s->seqs[rows[i].seq]) + i - first + 1;
+        *longest = span > *longest ? span : *longest;
         logits += rows[i].want_logits;
     }
     if (logits > s->o.max_logits)
@@ -161,25 +201,27 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
 {
     int n_seqs = 0, longest = 0;
     bool chain;
+    if (team_plan(s->t, 0)->list[phase].n == 0)
+        return tpl_fail(e, TPL_E_USAGE, "batch", "the plan has no %s list: the team was made without layer groups", phase_name(phase));
     TPL_TRY(scan_rows(s, phase, rows, n, &n_seqs, &longest, &chain, e));
-    for (int i = 0; i < n_seqs; i++)
-        s->seq_prefix[i] = s->seqs[s->batch_seqs[i]].len;
+    bool any_open = false;
+    for (int i = 0; i < n_seqs; i++) {
+        const session_seq *q = &s->seqs[s->batch_seqs[i]];
+        s->seq_open[i] = open_rows(q);
+        s->seq_prefix[i] = q->len - s->seq_open[i];
+        any_open = any_open || s->seq_open[i] > 0;
+    }
     TPL_TRY(session_reserve(s, phase, n_seqs, e));
     s->n_logits = 0;
     s->view = (batch_view){.n_rows = n, .n_seqs = n_seqs, .row_token = s->row_token, .row_seq = s->row_seq, .row_pos = s->row_pos, .seq_row0 = s->seq_row0,
-                           .seq_prefix = s->seq_prefix, .row_mask = chain ? NULL : s->row_mask, .mask_words = chain ? 0 : (longest + 63) / 64};
+                           .seq_prefix = s->seq_prefix, .seq_open = any_open ? s->seq_open : NULL, .row_mask = chain ? NULL : s->row_mask, .mask_words = chain ? 0 : (longest + 63) / 64};
     for (int i = 0; i < n_seqs; i++)
         lay_rows(s, rows, s->seq_row0[i], s->seq_row0[i + 1], i, !chain);
     s->phase = phase;
     if (s->remote_id)
         TPL_TRY(announce(s, phase, rows, n, e));
     TPL_TRY(team_run(s->t, walk, s, e));
-    for (int i = 0; i < n_seqs; i++) {
-        session_seq *q = &s->seqs[s->batch_seqs[i]];
-        q->chain_len = q->len;
-        for (int k = s->seq_row0[i] + 1; k < s->seq_row0[i + 1]; k++)
-            q->branched = q->branched || !is_chain(rows, k, s->seq_row0[i]);
-        q->len += s->seq_row0[i + 1] - s->seq_row0[i];
-    }
+    for (int i = 0; i < n_seqs; i++)
+        grow_seq(s, rows, s->seq_row0[i], s->seq_row0[i + 1], i);
     return TPL_OK;
 }

@@ -103,6 +103,8 @@ static tpl_code check_options(const session_options *o, const model_config *c, t
 {
     if (o->max_tok > c->max_pos)
         return tpl_fail(e, TPL_E_INPUT, c->name, "context of %d tokens exceeds the model's max_position_embeddings %d", o->max_tok, c->max_pos);
+    if (o->max_tree < 0)
+        return tpl_fail(e, TPL_E_USAGE, "session", "a tree of %d rows: must be at least 0", o->max_tree);
     if (o->max_seqs < 1 || o->max_tok < 1 || o->max_rows < 1 || o->max_logits < 1)
         return tpl_fail(e, TPL_E_USAGE, "session", "sequences %d, tokens %d, rows %d, logits %d: all must be at least 1", o->max_seqs, o->max_tok, o->max_rows, o->max_logits);
     if (o->total_tok < 0)
@@ -123,9 +125,13 @@ tpl_code session_create(team *t, const session_options *o, session **out, tpl_er
     s->row_token = tpl_calloc(rows, sizeof(int32_t));
     s->row_seq = tpl_calloc(rows, sizeof(int32_t));
     s->row_pos = tpl_calloc(rows, sizeof(int32_t));
-    s->row_mask = tpl_calloc(rows * (size_t)ceil_div(o->max_rows, 64), sizeof(uint64_t));
+    s->row_mask = tpl_calloc(rows * (size_t)ceil_div((int64_t)o->max_rows + o->max_tree, 64), sizeof(uint64_t));
     s->seq_row0 = tpl_calloc((size_t)o->max_seqs + 1, sizeof(int32_t));
     s->seq_prefix = tpl_calloc((size_t)o->max_seqs, sizeof(int32_t));
+    s->seq_open = tpl_calloc((size_t)o->max_seqs, sizeof(int32_t));
+    s->tree_words = ceil_div(o->max_tree, 64);
+    s->tree_pos = tpl_calloc((size_t)o->max_seqs * (size_t)o->max_tree + 1, sizeof(int32_t));
+    s->tree_mask = tpl_calloc((size_t)o->max_seqs * (size_t)o->max_tree * (size_t)s->tree_words + 1, sizeof(uint64_t));
     s->batch_seqs = tpl_calloc((size_t)o->max_seqs, sizeof(int32_t));
     s->logit_index = tpl_calloc((size_t)o->max_logits, sizeof(int32_t));
     for (int k = 0; k < KV_N_STREAMS; k++)
@@ -179,6 +185,9 @@ void session_destroy(session *s)
     free(s->row_mask);
     free(s->seq_row0);
     free(s->seq_prefix);
+    free(s->seq_open);
+    free(s->tree_pos);
+    free(s->tree_mask);
     free(s->batch_seqs);
     free(s->logit_index);
     free(s);
@@ -236,7 +245,7 @@ static void forget_from(session *s, int seq, int len)
     q->len = len;
     q->decoding = q->decoding && len > 0;
     if (len <= q->chain_len)
-        q->branched = false;
+        q->branched = q->open = false;
 }
 
 /* These two cannot fail; if followers are gone, the launcher is ending this process too. */
@@ -245,6 +254,88 @@ void session_truncate(session *s, int seq, int len)
     if (s->remote_id)
         remote_announce(REMOTE_TRUNCATE, (int64_t[]){s->remote_id, seq, len}, 3, NULL, NULL);
     forget_from(s, seq, len);
+}
+
+/* ---- trees ---- */
+
+void session_open_tree(session *s, int seq)
+{
+    session_seq *q = &s->seqs[seq];
+    assert(q->alive && !q->branched && s->o.max_tree > 0);
+    q->open = true;
+    q->chain_len = q->len;
+}
+
+static tpl_code check_path(const session *s, int seq, const int32_t *rows, int n, tpl_err *e)
+{
+    const session_seq *q = &s->seqs[seq];
+    const int32_t *pos = s->tree_pos + (size_t)seq * (size_t)s->o.max_tree;
+    const uint64_t *mask = s->tree_mask + (size_t)seq * (size_t)s->o.max_tree * (size_t)s->tree_words;
+    if (!q->alive || !q->open)
+        return tpl_fail(e, TPL_E_USAGE, "tree", "sequence %d has no open tree", seq);
+    for (int i = 0; i < n; i++) {
+        int r = rows[i], up = i ? rows[i - 1] : r;
+        bool known = r >= 0 && r < q->len - q->chain_len && up >= 0;
+        if (!known || pos[r] != q->chain_len + i || !(mask[(size_t)r * (size_t)s->tree_words + (size_t)up / 64] >> (up % 64) & 1))
+            return tpl_fail(e, TPL_E_USAGE, "tree", "row %d, number %d of the path, does not follow on the one before it", r, i);
+    }
+    return TPL_OK;
+}
+
+static char *cached_row(const session *s, const session_rank *r, int stream, int seq, int slot)
+{
+    const page_pool *pool = &s->pools[stream];
+    const kv_view *v = &r->views[stream];
+    int token = slot / pool->mod;
+    int64_t row = (int64_t)pool->table[seq * pool->max_pages + token / PAGE_TOK] * PAGE_TOK + token % PAGE_TOK;
+    return (char *)v->pages + (size_t)(row * v->width) * dtype_bytes(v->dtype);
+}
+
+/* A local rank that keeps a slot: `to` itself where it does; NULL: none does. */
+static const session_rank *keeper(const session *s, const session_rank *to, int stream, int slot)
+{
+    int rem = slot % s->pools[stream].mod;
+    if (to->views[stream].rem == rem)
+        return to;
+    for (int i = 0; i < s->n_ranks; i++)
+        if (s->ranks[i].views[stream].rem == rem)
+            return &s->ranks[i];
+    return NULL;
+}
+
+static void move_slot(session *s, int stream, int seq, int from, int to)
+{
+    for (int i = 0; i < s->n_ranks; i++) {
+        session_rank *r = &s->ranks[i];
+        const kv_view *v = &r->views[stream];
+        if (to % v->mod != v->rem)
+            continue;
+        const session_rank *source = keeper(s, r, stream, from);
+        char *dst = cached_row(s, r, stream, seq, to);
+        const char *src = cached_row(s, source, stream, seq, from);
+        for (int layer = 0; layer < team_plan(s->t, i)->cfg.n_layers; layer++)
+            memcpy(dst + r->layer_bytes[stream] * layer, src + source->layer_bytes[stream] * layer, (size_t)v->width * dtype_bytes(v->dtype));
+    }
+}
+
+tpl_code session_keep_path(session *s, int seq, const int32_t *rows, int n, tpl_err *e)
+{
+    session_seq *q = &s->seqs[seq];
+    TPL_TRY(check_path(s, seq, rows, n, e));
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        for (int i = 0; i < n && s->seqs[seq].n_pages[k] > 0; i++)
+            if (rows[i] != i && !keeper(s, &s->ranks[0], k, q->chain_len + rows[i]))
+                return tpl_fail(e, TPL_E_UNSUPPORTED, "tree", "slot %d is kept by a rank of another process", q->chain_len + rows[i]);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        for (int i = 0; i < n && q->n_pages[k] > 0; i++)
+            if (rows[i] != i)
+                move_slot(s, k, seq, q->chain_len + rows[i], q->chain_len + i);
+    q->open = false;
+    q->len = q->chain_len + n;
+    q->chain_len = q->len;
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        give_pages(s, k, seq, q->len);
+    return TPL_OK;
 }
 
 void session_drop_seq(session *s, int seq)
@@ -304,20 +395,20 @@ tpl_code session_reserve(session *s, plan_phase phase, int n_seqs, tpl_err *e)
 {
     for (int k = 0; k < KV_N_STREAMS; k++) {
         page_pool *pool = &s->pools[k];
-        if (!pool->n_pages || (k == KV_PREFILL && phase == PHASE_DECODE))
+        if (!pool->n_pages || (k == KV_PREFILL && phase != PHASE_PREFILL))
             continue;
         int lacking = 0;
         for (int i = 0; i < n_seqs; i++)
-            lacking += pages_lacking(s, k, s->batch_seqs[i], s->seq_prefix[i] + s->seq_row0[i + 1] - s->seq_row0[i]);
+            lacking += pages_lacking(s, k, s->batch_seqs[i], s->seqs[s->batch_seqs[i]].len + s->seq_row0[i + 1] - s->seq_row0[i]);
         if (lacking > pool->n_free)
             return tpl_fail(e, TPL_E_MEMORY, "KV cache", "is full: %d more pages of %d tokens needed, %d of %d free", lacking, PAGE_TOK, pool->n_free, pool->n_pages);
     }
     for (int i = 0; i < n_seqs; i++) {
-        int seq = s->batch_seqs[i], len = s->seq_prefix[i] + s->seq_row0[i + 1] - s->seq_row0[i];
+        int seq = s->batch_seqs[i], len = s->seqs[seq].len + s->seq_row0[i + 1] - s->seq_row0[i];
         take_pages(s, KV_MAIN, seq, len);
         if (s->pools[KV_PREFILL].n_pages && phase == PHASE_PREFILL)
             take_pages(s, KV_PREFILL, seq, len);
-        if (phase == PHASE_DECODE) {
+        if (phase != PHASE_PREFILL) {
             give_pages(s, KV_PREFILL, seq, 0);
             s->seqs[seq].decoding = true;
         }

@@ -19,6 +19,7 @@ typedef struct {
     int64_t total_tok; /* cached tokens over all sequences; 0: max_seqs * max_tok */
     int32_t max_rows;  /* rows of one forward pass */
     int32_t max_logits; /* rows of one forward pass whose logits are wanted */
+    int32_t max_tree;   /* rows of an open tree; 0: none is ever opened */
 } session_options;
 
 tpl_code session_create(team *t, const session_options *o, session **out, tpl_err *e);
@@ -31,9 +32,19 @@ int session_len(const session *s, int seq);
 /* Forgets all slots from len on. */
 void session_truncate(session *s, int seq, int len);
 
+/* From now on the sequence's rows are nodes of a tree that grows over several passes; what is cached is its prefix.
+ * session_keep_path() or a truncation to the prefix ends it. */
+void session_open_tree(session *s, int seq);
+/* Keeps a path of the open tree and forgets its other rows: rows[n] are numbers of tree rows in order of appending, each the
+ * parent of the next, the first one a child of the prefix. Their cache slots move to where a chain would have them.
+ * TPL_E_USAGE where they are no such path, TPL_E_UNSUPPORTED where a slot would come from a rank of another process; the
+ * tree is then as it was. */
+tpl_code session_keep_path(session *s, int seq, const int32_t *rows, int n, tpl_err *e);
+
 /* parent: ROW_CHAIN, the sequence's previous row in this batch (or its last cached token); ROW_PREFIX, the last cached
- * token; or the index in the batch of an earlier row of the same sequence. */
-enum { ROW_CHAIN = -1, ROW_PREFIX = -2 };
+ * token; the index in the batch of an earlier row of the same sequence; or ROW_OPEN(j), row j of its open tree. */
+enum { ROW_CHAIN = -1, ROW_PREFIX = -2, ROW_OPEN_0 = -3 };
+#define ROW_OPEN(j) (ROW_OPEN_0 - (j))
 
 typedef struct {
     int32_t seq, token, parent;

@@ -11,6 +11,7 @@ typedef struct {
     bool alive;
     bool decoding; /* its prefill stream was given back */
     bool branched; /* its last rows were a tree: must be truncated to chain_len or less */
+    bool open;     /* its rows from chain_len on are an open tree */
     int32_t len, chain_len;
     int32_t n_pages[KV_N_STREAMS];
 } session_seq;
@@ -39,8 +40,12 @@ struct session {
     session_rank *ranks;
     int n_ranks;
     /* The batch in flight: contents that change between passes. */
-    int32_t *row_token, *row_seq, *row_pos, *seq_row0, *seq_prefix, *batch_seqs, *logit_index;
+    int32_t *row_token, *row_seq, *row_pos, *seq_row0, *seq_prefix, *seq_open, *batch_seqs, *logit_index;
     uint64_t *row_mask;
+    /* Open trees: of row j of sequence i the position and the ancestors, itself included. */
+    int32_t *tree_pos;   /* [max_seqs, max_tree] */
+    uint64_t *tree_mask; /* [max_seqs, max_tree, tree_words] */
+    int32_t tree_words;
     batch_view view;
     int n_logits;
     plan_phase phase;
