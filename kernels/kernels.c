@@ -26,6 +26,7 @@ static void index_table(void)
 {
     index_rows(table_ref_rows, TABLE_N_REF);
     index_rows(table_cpu_rows, TABLE_N_CPU);
+    index_rows(table_cuda_rows, table_n_cuda);
 }
 
 int kernel_rows(op_kind op, const kernel_row *const **rows)

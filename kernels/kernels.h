@@ -4,7 +4,8 @@
  * Owns:   nothing; a kernel_ctx borrows its scratch from the caller.
  * Fails:  kernel_run() returns TPL_E_UNSUPPORTED with the shape if the row cannot do it; kernels themselves trust.
  *
- * Backends: "ref" accumulates in double and is written to be read; "cpu" is the fast path of this machine. */
+ * Backends: "ref" accumulates in double and is written to be read; "cpu" is the fast path of this machine; "cuda" enqueues
+ * on a card and does not wait. */
 #ifndef TPL_KERNELS_KERNELS_H
 #define TPL_KERNELS_KERNELS_H
 
@@ -19,11 +20,12 @@ typedef struct {
     tpl_dtype compute;
     void *scratch; /* 64-byte aligned, at least kernel_scratch_bytes() of each call made */
     size_t scratch_bytes;
+    struct gpu_queue *queue; /* backend "cuda": where calls are enqueued (device/gpu.h); every pointer is the card's */
 } kernel_ctx;
 
 typedef struct {
     op_kind op;
-    const char *backend; /* "ref", "cpu" */
+    const char *backend; /* "ref", "cpu", "cuda" */
     const char *name;    /* e.g. "cpu_avx512" */
     bool (*available)(void);               /* the machine has the instructions; NULL: always */
     bool (*supports)(const op_call *call); /* shapes and types; pure; NULL: all */

@@ -87,6 +87,9 @@ typedef struct {
     int32_t mask_words;
     int64_t ctx_tok;       /* sum over sequences of prefix + open + rows: tokens an attention reads (for op_cost) */
     int64_t visible_pairs; /* sum over rows of slots seen (for op_cost) */
+    /* Upper bounds of a sequence's rows in this batch and of its slots after it, by which a card, whose arrays the host
+     * does not read, sizes its launches. Kernels of the host ignore them. */
+    int32_t max_seq_rows, max_slots;
 } batch_view;
 
 typedef struct {

@@ -1,4 +1,4 @@
-/* table.h - what the backends of this machine's host contribute to the table of kernels.h.
+/* table.h - what the backends contribute to the table of kernels.h.
  * For:    kernels.c.
  * Enter:  kernels/ only.
  * Owns:   nothing; the tables are constants.
@@ -12,5 +12,7 @@ enum { TABLE_N_REF = OP_COUNT, TABLE_N_CPU = 3 * OP_COUNT };
 
 extern const kernel_row table_ref_rows[TABLE_N_REF];
 extern const kernel_row table_cpu_rows[TABLE_N_CPU]; /* portable rows first, then AVX2, then AVX-512 */
+extern const kernel_row table_cuda_rows[];           /* first rungs, then matrix units; none without CUDA */
+extern const int table_n_cuda;
 
 #endif

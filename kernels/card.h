@@ -1,0 +1,49 @@
+/* card.h - what the engine asks of a card besides operations: random weights, and collectives between ranks that share it.
+ * For:    engine/exec_cuda*.c.
+ * Enter:  engine/, tests/.
+ * Owns:   nothing.
+ * Fails:  TPL_E_DEVICE where a launch fails, TPL_E_UNSUPPORTED in a build without CUDA.
+ *
+ * Everything is enqueued. Reductions add in rank order in f32, so that results do not depend on timing. */
+#ifndef TPL_KERNELS_CARD_H
+#define TPL_KERNELS_CARD_H
+
+#include "device/comm.h"
+#include "device/gpu.h"
+#include "kernels/ops.h"
+#include "kernels/random.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* dst [heads, rows, cols] packed, f32 or bf16 (through bf16, as a host would have stored it): elements
+ * first + head * head_stride + row * row_stride + col of the recipe's matrix. */
+typedef struct {
+    void *dst;
+    tpl_dtype dtype;
+    int64_t heads, rows, cols, row_stride, head_stride;
+    uint64_t first;
+    random_recipe recipe;
+} card_random;
+
+tpl_code card_fill_random(gpu_queue *q, const card_random *r, tpl_err *e);
+
+enum { CARD_MAX_RANKS = 16 };
+
+/* One collective of comm.h among n ranks of one card, in one launch: data[i] and out[i] are rank i's. */
+typedef struct {
+    comm_op op;
+    int32_t n;
+    tpl_dtype dtype;
+    void *data[CARD_MAX_RANKS], *out[CARD_MAX_RANKS];
+    int64_t data_stride, out_stride, rows, width;
+} card_collective;
+
+tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

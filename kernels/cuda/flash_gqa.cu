@@ -1,0 +1,75 @@
+/* attn_gqa on matrix units: the vectors of a block are the heads that share a key head, of neighbouring rows. Decode has few
+ * (16 a block, warps side by side over tokens and columns), prefill many (64 a block, warps one above the other).
+ * bytes  2 * (2 rows * heads * dim + 2 tokens * kv_heads * dim); flops 4 * heads * pairs * dim; bound memory in decode
+ * check  ref, tolerance "bf16_attn". */
+#include "kernels/cuda/flash.cuh"
+
+typedef flash_shape<128, 0, 128, false, 16, 64, 4> few_128;
+typedef flash_shape<128, 0, 128, false, 64, 64, 4> many_128;
+typedef flash_shape<64, 0, 64, false, 16, 64, 4> few_64;
+typedef flash_shape<64, 0, 64, false, 64, 64, 4> many_64;
+typedef flash_shape<32, 0, 32, false, 16, 64, 4> few_32;
+typedef flash_shape<32, 0, 32, false, 64, 64, 4> many_32;
+
+#define EACH_DIM(X) X(128) X(64) X(32)
+
+bool cuda_flash_has_gqa(const op_attn_gqa *o)
+{
+    bool has = false;
+#define HAS(dim) has = has || o->head_dim == dim;
+    EACH_DIM(HAS)
+#undef HAS
+    return has && flash_aligned(o->q.data, o->q.stride, o->k_off, o->v_off) &&
+           flash_aligned(o->kv.pages, o->kv.width, o->out.stride, 0) && (uintptr_t)o->out.data % 4 == 0;
+}
+
+size_t cuda_scratch_flash_gqa(const op_call *call)
+{
+    size_t bytes = 0;
+#define BYTES(dim)                                                                                         \
+    if (call->attn_gqa.head_dim == dim)                                                                    \
+        bytes = flash_part_bytes<many_##dim>(flash_blocks_an_sm<many_##dim>() * 2);
+    EACH_DIM(BYTES)
+#undef BYTES
+    return bytes;
+}
+
+template <typename S> static tpl_code run(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
+{
+    const batch_view *b = o->batch;
+    int group = o->heads / o->kv_heads;
+    int64_t vectors = (int64_t)b->max_seq_rows * group, tokens = cu_kept(o->kv.mod, 0, b->max_slots);
+    flash_args a = {};
+    a.q = a.q2 = (const cu_bf16 *)o->q.data;
+    a.q_stride = o->q.stride;
+    a.q_step = o->head_dim;
+    a.kv = cu_cache_of(&o->kv);
+    a.k_off = o->k_off;
+    a.v_off = o->v_off;
+    a.k_step = a.v_step = o->head_dim;
+    a.n_tok = INT32_MAX;
+    a.batch = cu_batch_of(b);
+    a.group = group;
+    a.heads = o->heads;
+    a.window = o->window;
+    a.n_splits = flash_splits<S>(vectors, o->kv_heads, b->n_seqs, tokens, flash_blocks_an_sm<S>());
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    a.finish = true;
+    return flash_launch<S>(ctx, a, vectors, o->kv_heads, b->n_seqs, tokens, "attn_gqa", e);
+}
+
+tpl_code cuda_flash_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_attn_gqa *o = &call->attn_gqa;
+    bool few = (int64_t)o->batch->max_seq_rows * (o->heads / o->kv_heads) <= 16;
+    if (o->batch->n_rows == 0)
+        return TPL_OK;
+#define RUN(dim)              \
+    if (o->head_dim == dim)   \
+        return few ? run<few_##dim>(ctx, o, e) : run<many_##dim>(ctx, o, e);
+    EACH_DIM(RUN)
+#undef RUN
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "attn_gqa", "no instance for heads of %d", o->head_dim);
+}

@@ -1,0 +1,294 @@
+/* Operations on rows of activations: bandwidth only, one pass where the arithmetic allows it. Sums are f32. */
+#include "kernels/cuda/cuda.cuh"
+
+enum { THREADS = 256 };
+
+/* A matrix as a kernel sees it. */
+template <typename T> struct cu_mat {
+    T *data;
+    int64_t stride;
+};
+
+template <typename T> static cu_mat<T> view(const mat *m)
+{
+    cu_mat<T> v = {(T *)m->data, m->stride};
+    return v;
+}
+
+static unsigned blocks_of(int64_t n)
+{
+    return (unsigned)((n + THREADS - 1) / THREADS);
+}
+
+/* ---- embed, gather ---- */
+
+/* out[r] = table[index[r]]; grid (rows), any width. */
+template <typename T>
+static __global__ void embed_kernel(const void *table, int type, int64_t stride, int64_t vocab, const int32_t *token,
+                                    cu_mat<T> out, int64_t width)
+{
+    int64_t from = min((int64_t)max(token[blockIdx.x], 0), vocab - 1) * stride, to = blockIdx.x * out.stride;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        cu_put(out.data + to + c, cu_load(table, type, from + c));
+}
+
+tpl_code cuda_embed(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_embed *o = &call->embed;
+    if (o->out.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->out.dtype, T,
+               embed_kernel<T><<<(unsigned)o->out.rows, THREADS, 0, cu_stream(ctx)>>>(
+                   o->table.data, o->table.dtype, o->table.stride, o->table.rows, o->batch->row_token, view<T>(&o->out),
+                   o->out.cols));
+    return cu_launched("embed", e);
+}
+
+template <typename X, typename T>
+static __global__ void gather_kernel(cu_mat<X> x, const int32_t *index, cu_mat<T> out, int64_t width)
+{
+    const X *from = x.data + index[blockIdx.x] * x.stride;
+    T *to = out.data + blockIdx.x * out.stride;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        cu_put(to + c, cu_get(from[c]));
+}
+
+tpl_code cuda_gather_rows(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_gather_rows *o = &call->gather_rows;
+    if (o->out.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->x.dtype, X,
+               CU_BY_TYPE(o->out.dtype, T,
+                          gather_kernel<X, T><<<(unsigned)o->out.rows, THREADS, 0, cu_stream(ctx)>>>(
+                              view<X>(&o->x), o->index, view<T>(&o->out), o->out.cols)));
+    return cu_launched("gather_rows", e);
+}
+
+/* ---- norms: a block a row and group ---- */
+
+template <typename T>
+static __global__ void rmsnorm_kernel(cu_mat<T> x, cu_mat<T> out, const void *weight, int weight_type, int64_t width,
+                                      float eps)
+{
+    __shared__ float space[THREADS / 32];
+    const T *from = x.data + blockIdx.x * x.stride + blockIdx.y * width;
+    T *to = out.data + blockIdx.x * out.stride + blockIdx.y * width;
+    float sum = 0;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        sum += cu_get(from[c]) * cu_get(from[c]);
+    float by = 1.f / sqrtf(cu_block_sum(sum, space) / (float)width + eps);
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        cu_put(to + c, cu_get(from[c]) * by * (weight ? cu_load(weight, weight_type, c) : 1.f));
+}
+
+/* Threads that have something to do: whole warps. */
+static unsigned threads_for(int64_t width)
+{
+    return width >= THREADS ? (unsigned)THREADS : (unsigned)((width + 31) / 32 * 32);
+}
+
+tpl_code cuda_rmsnorm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_rmsnorm *o = &call->rmsnorm;
+    int64_t width = o->x.cols / o->groups;
+    dim3 grid((unsigned)o->x.rows, (unsigned)o->groups);
+    if (o->x.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->x.dtype, T,
+               rmsnorm_kernel<T><<<grid, threads_for(width), 0, cu_stream(ctx)>>>(
+                   view<T>(&o->x), view<T>(&o->out), o->weight.data, o->weight.dtype, width, o->eps));
+    return cu_launched("rmsnorm", e);
+}
+
+template <typename T>
+static __global__ void sliced_norm_kernel(cu_mat<T> x, cu_mat<T> out, const float *alpha, int64_t width, float rank,
+                                          float eps)
+{
+    __shared__ float space[THREADS / 32];
+    const T *from = x.data + blockIdx.x * x.stride + blockIdx.y * width;
+    T *to = out.data + blockIdx.x * out.stride + blockIdx.y * width;
+    float sum = 0;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        sum += cu_get(from[c]) * cu_get(from[c]);
+    float by = 1.f / sqrtf(alpha[blockIdx.y] * cu_block_sum(sum, space) / rank + eps);
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        cu_put(to + c, cu_get(from[c]) * by);
+}
+
+tpl_code cuda_sliced_norm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_sliced_norm *o = &call->sliced_norm;
+    int64_t width = o->x.cols / o->n_slices;
+    dim3 grid((unsigned)o->x.rows, (unsigned)o->n_slices);
+    if (o->x.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->x.dtype, T,
+               sliced_norm_kernel<T><<<grid, threads_for(width), 0, cu_stream(ctx)>>>(
+                   view<T>(&o->x), view<T>(&o->out), o->alpha, width, (float)o->kv_lora_rank, o->eps));
+    return cu_launched("sliced_norm", e);
+}
+
+/* ---- rope: a block a row; threads share heads and pairs. Each pair of stored values comes from one pair of read ones,
+ * but in another place, so that a block reads all it turns before it writes ---- */
+
+enum { ROPE_SPACE = 16384 }; /* bytes of shared memory: heads go in groups that fit */
+
+template <typename T>
+static __global__ void rope_kernel(cu_mat<T> x, int heads, int head_stride, int dim, const float *cosine,
+                                   const float *sine, bool interleaved, const int32_t *pos, int group)
+{
+    extern __shared__ float old[];
+    int half = dim / 2, head0 = blockIdx.y * group, n = min(group, heads - head0) * dim;
+    T *row = x.data + blockIdx.x * x.stride + (int64_t)head0 * head_stride;
+    const float *c = cosine + (int64_t)pos[blockIdx.x] * half, *s = sine + (int64_t)pos[blockIdx.x] * half;
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
+        old[i] = cu_get(row[(int64_t)(i / dim) * head_stride + i % dim]);
+    __syncthreads();
+    for (int i = threadIdx.x; i < n / 2; i += blockDim.x) {
+        int h = i / half, p = i % half;
+        float a = old[h * dim + (interleaved ? 2 * p : p)], b = old[h * dim + (interleaved ? 2 * p + 1 : p + half)];
+        T *to = row + (int64_t)h * head_stride;
+        cu_put(to + p, a * c[p] - b * s[p]);
+        cu_put(to + p + half, b * c[p] + a * s[p]);
+    }
+}
+
+tpl_code cuda_rope(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_rope *o = &call->rope;
+    if (o->x.rows == 0 || o->dim == 0)
+        return TPL_OK;
+    int most = ROPE_SPACE / (o->dim * (int)sizeof(float)), group = most < 1 ? 1 : most < o->heads ? most : o->heads;
+    dim3 grid((unsigned)o->x.rows, (unsigned)((o->heads + group - 1) / group));
+    size_t space = (size_t)group * (size_t)o->dim * sizeof(float);
+    CU_BY_TYPE(o->x.dtype, T,
+               rope_kernel<T><<<grid, THREADS, space, cu_stream(ctx)>>>(view<T>(&o->x), o->heads, o->head_stride, o->dim,
+                                                                        o->cos, o->sin, o->interleaved,
+                                                                        o->batch->row_pos, group));
+    return cu_launched("rope", e);
+}
+
+/* ---- kv_append: a block a row ---- */
+
+template <typename T, typename K>
+static __global__ void append_kernel(cu_mat<T> a, int a_cols, int a_off, cu_mat<T> b, int b_cols, int b_off, cu_cache kv,
+                                     cu_batch batch)
+{
+    int row = blockIdx.x, seq = batch.row_seq[row], slot = cu_slot0(batch, seq) + row - batch.seq_row0[seq];
+    if (slot % kv.mod != kv.rem)
+        return;
+    K *to = (K *)kv.pages + cu_cached_row(kv, seq, slot / kv.mod);
+    for (int c = threadIdx.x; c < a_cols; c += blockDim.x)
+        cu_put(to + a_off + c, cu_get(a.data[row * a.stride + c]));
+    for (int c = threadIdx.x; c < b_cols; c += blockDim.x)
+        cu_put(to + b_off + c, cu_get(b.data[row * b.stride + c]));
+}
+
+tpl_code cuda_kv_append(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_kv_append *o = &call->kv_append;
+    if (o->batch->n_rows == 0)
+        return TPL_OK;
+    int b_cols = o->b.data ? (int)o->b.cols : 0;
+    CU_BY_TYPE(o->a.dtype, T,
+               CU_BY_TYPE(o->kv.dtype, K,
+                          append_kernel<T, K><<<(unsigned)o->batch->n_rows, THREADS, 0, cu_stream(ctx)>>>(
+                              view<T>(&o->a), (int)o->a.cols, o->a_off, view<T>(&o->b), b_cols, o->b_off,
+                              cu_cache_of(&o->kv), cu_batch_of(o->batch))));
+    return cu_launched("kv_append", e);
+}
+
+/* ---- element by element: a thread an element, rows in x ---- */
+
+template <typename T>
+static __global__ void silu_mul_kernel(cu_mat<T> gate, cu_mat<T> up, cu_mat<T> out, int64_t width)
+{
+    int64_t c = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, r = blockIdx.x;
+    if (c >= width)
+        return;
+    float g = cu_get(gate.data[r * gate.stride + c]), u = cu_get(up.data[r * up.stride + c]);
+    cu_put(out.data + r * out.stride + c, g / (1.f + expf(-g)) * u);
+}
+
+tpl_code cuda_silu_mul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_silu_mul *o = &call->silu_mul;
+    dim3 grid((unsigned)o->out.rows, blocks_of(o->out.cols));
+    if (o->out.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->out.dtype, T,
+               silu_mul_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(view<T>(&o->gate), view<T>(&o->up),
+                                                                        view<T>(&o->out), o->out.cols));
+    return cu_launched("silu_mul", e);
+}
+
+template <typename T> static __global__ void add_kernel(cu_mat<T> x, cu_mat<T> out, int64_t width)
+{
+    int64_t c = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, r = blockIdx.x;
+    if (c < width)
+        cu_put(out.data + r * out.stride + c, cu_get(out.data[r * out.stride + c]) + cu_get(x.data[r * x.stride + c]));
+}
+
+tpl_code cuda_add(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_add *o = &call->add;
+    dim3 grid((unsigned)o->out.rows, blocks_of(o->out.cols));
+    if (o->out.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->out.dtype, T,
+               add_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(view<T>(&o->x), view<T>(&o->out), o->out.cols));
+    return cu_launched("add", e);
+}
+
+template <typename T>
+static __global__ void copy_heads_kernel(cu_mat<T> x, int x_step, cu_mat<T> out, int out_step, int heads, int cols)
+{
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
+    if (i >= heads * cols)
+        return;
+    int64_t h = i / cols, c = i % cols;
+    out.data[blockIdx.x * out.stride + h * out_step + c] = x.data[blockIdx.x * x.stride + h * x_step + c];
+}
+
+tpl_code cuda_copy_heads(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_copy_heads *o = &call->copy_heads;
+    dim3 grid((unsigned)o->out.rows, blocks_of((int64_t)o->heads * o->cols));
+    if (o->out.rows == 0 || o->cols == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->x.dtype, T,
+               copy_heads_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(view<T>(&o->x), o->x_head_stride,
+                                                                          view<T>(&o->out), o->out_head_stride, o->heads,
+                                                                          o->cols));
+    return cu_launched("copy_heads", e);
+}
+
+/* ---- lse_merge: a block a row and head ---- */
+
+template <typename T>
+static __global__ void lse_merge_kernel(cu_mat<T> o, cu_mat<float> lse, int heads, int lat, int parts, int part)
+{
+    const float *all = lse.data + blockIdx.x * lse.stride + blockIdx.y;
+    T *to = o.data + blockIdx.x * o.stride + (int64_t)blockIdx.y * lat;
+    float own = all[(int64_t)part * heads], top = -INFINITY, sum = 0;
+    for (int p = 0; p < parts; p++)
+        top = fmaxf(top, all[(int64_t)p * heads]);
+    for (int p = 0; p < parts && top > -INFINITY; p++)
+        sum += expf(all[(int64_t)p * heads] - top);
+    float weight = own == -INFINITY ? 0.f : expf(own - top) / sum;
+    for (int c = threadIdx.x; c < lat; c += blockDim.x)
+        cu_put(to + c, weight == 0.f ? 0.f : weight * cu_get(to[c]));
+}
+
+tpl_code cuda_lse_merge(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_lse_merge *o = &call->lse_merge;
+    dim3 grid((unsigned)o->o.rows, (unsigned)o->heads);
+    if (o->o.rows == 0)
+        return TPL_OK;
+    CU_BY_TYPE(o->o.dtype, T,
+               lse_merge_kernel<T><<<grid, threads_for(o->lat), 0, cu_stream(ctx)>>>(view<T>(&o->o), view<float>(&o->lse),
+                                                                                     o->heads, o->lat, o->parts, o->part));
+    return cu_launched("lse_merge", e);
+}

@@ -1,0 +1,16 @@
+/* cuda_none.c - the CUDA backend of a build without it: no rows, and a card's functions that nobody can call. */
+#include "kernels/card.h"
+#include "kernels/table.h"
+
+const kernel_row table_cuda_rows[] = {{0}};
+const int table_n_cuda = 0;
+
+tpl_code card_fill_random(gpu_queue *q, const card_random *r, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}
+
+tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}
