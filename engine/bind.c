@@ -7,9 +7,10 @@ mat ref_bind(plan_ref r, const bind_env *env)
     if (r.buf < 0)
         return (mat){0};
     const plan_buf *b = &env->p->bufs[r.buf];
-    mat m = {.dtype = env->act, .rows = b->logit_rows ? env->logit_rows : env->rows, .cols = r.cols, .stride = b->cols};
+    tpl_dtype type = b->f32 ? DT_F32 : env->act;
+    mat m = {.dtype = type, .rows = b->logit_rows ? env->logit_rows : env->rows, .cols = r.cols, .stride = b->cols};
     if (env->bufs)
-        m.data = (char *)env->bufs[r.buf] + (size_t)r.col * dtype_bytes(env->act);
+        m.data = (char *)env->bufs[r.buf] + (size_t)r.col * dtype_bytes(type);
     return m;
 }
 

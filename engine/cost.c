@@ -84,6 +84,6 @@ int64_t plan_act_bytes(const plan *p, int64_t rows, int64_t logit_rows, plan_typ
 {
     int64_t bytes = 0;
     for (int i = 0; i < p->n_bufs; i++)
-        bytes += p->bufs[i].cols * (p->bufs[i].logit_rows ? logit_rows : rows) * (int64_t)dtype_bytes(t.act);
+        bytes += p->bufs[i].cols * (p->bufs[i].logit_rows ? logit_rows : rows) * (int64_t)dtype_bytes(p->bufs[i].f32 ? DT_F32 : t.act);
     return bytes;
 }

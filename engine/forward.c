@@ -137,50 +137,7 @@ static tpl_code scan_rows(session *s, plan_phase phase, const batch_row *rows, i
     return TPL_OK;
 }
 
-/* ---- the walk ---- */
-
-static tpl_code run_comm(session *s, session_rank *r, const team_rank *tr, const plan_step *step, tpl_err *e)
-{
-    mat data = ref_bind(step->in[0], &r->env), out = ref_bind(step->out, &r->env);
-    return tr->comm->run(tr->comm, step->comm, step->group, data.data, data.stride, out.data, out.stride, data.rows, data.cols, e);
-}
-
-static mat written(const plan_step *step, const bind_env *env)
-{
-    return ref_bind(step->out.buf >= 0 ? step->out : step->in[0], env);
-}
-
-/* A rank whose kernel failed computes no more but still meets the others in their collectives: they would wait for ever. */
-static tpl_code walk(void *arg, int local_rank, tpl_err *e)
-{
-    session *s = arg;
-    session_rank *r = &s->ranks[local_rank];
-    const team_rank *tr = team_get_rank(s->t, local_rank);
-    const plan_list *list = &tr->p->list[s->phase];
-    const char *backend = team_opts(s->t)->backend;
-    r->env.rows = s->view.n_rows;
-    r->env.logit_rows = s->n_logits;
-    tpl_code rc = TPL_OK;
-    for (int i = 0; i < list->n; i++) {
-        const plan_step *step = &list->steps[i];
-        if (!step->active || (rc != TPL_OK && !step->is_comm))
-            continue;
-        if (s->observer.begin)
-            s->observer.begin(s->observer.user, local_rank, step);
-        op_call call;
-        if (step->is_comm) {
-            tpl_code met = run_comm(s, r, tr, step, rc == TPL_OK ? e : NULL);
-            if (met != TPL_OK)
-                return rc == TPL_OK ? met : rc;
-        } else {
-            call = step_bind(step, &r->env);
-            rc = kernel_run(backend, &r->ctx, &call, e);
-        }
-        if (s->observer.end && rc == TPL_OK)
-            s->observer.end(s->observer.user, local_rank, step, step->is_comm ? NULL : &call, written(step, &r->env));
-    }
-    return rc;
-}
+/* ---- the pass ---- */
 
 /* Followers run the same pass; all checks have passed here, so they pass there. */
 static tpl_code announce(session *s, plan_phase phase, const batch_row *rows, int n, tpl_err *e)
@@ -214,13 +171,17 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
     TPL_TRY(session_reserve(s, phase, n_seqs, e));
     s->n_logits = 0;
     s->view = (batch_view){.n_rows = n, .n_seqs = n_seqs, .row_token = s->row_token, .row_seq = s->row_seq, .row_pos = s->row_pos, .seq_row0 = s->seq_row0,
-                           .seq_prefix = s->seq_prefix, .seq_open = any_open ? s->seq_open : NULL, .row_mask = chain ? NULL : s->row_mask, .mask_words = chain ? 0 : (longest + 63) / 64};
+                           .seq_prefix = s->seq_prefix, .seq_open = any_open ? s->seq_open : NULL, .row_mask = chain ? NULL : s->row_mask, .mask_words = chain ? 0 : (longest + 63) / 64, .max_seq_rows = longest};
+    for (int i = 0; i < n_seqs; i++) {
+        int slots = s->seqs[s->batch_seqs[i]].len + s->seq_row0[i + 1] - s->seq_row0[i];
+        s->view.max_slots = slots > s->view.max_slots ? slots : s->view.max_slots;
+    }
     for (int i = 0; i < n_seqs; i++)
         lay_rows(s, rows, s->seq_row0[i], s->seq_row0[i + 1], i, !chain);
     s->phase = phase;
     if (s->remote_id)
         TPL_TRY(announce(s, phase, rows, n, e));
-    TPL_TRY(team_run(s->t, walk, s, e));
+    TPL_TRY(s->exec->forward(s, e));
     for (int i = 0; i < n_seqs; i++)
         grow_seq(s, rows, s->seq_row0[i], s->seq_row0[i + 1], i);
     return TPL_OK;

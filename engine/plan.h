@@ -40,11 +40,12 @@ typedef struct {
     bool used[N_PHASES];
 } plan_weight;
 
-/* An activation buffer: [rows, cols] of the activation type. */
+/* An activation buffer: [rows, cols] of the activation type, or of f32. */
 typedef struct {
     const char *name;
     int32_t cols;
     bool logit_rows; /* one row a wanted logit row instead of one a batch row */
+    bool f32;        /* f32, or i32, whatever the activation type: logits, log-sum-exps, routes */
 } plan_buf;
 
 /* Columns [col, col + cols) of a buffer; buf -1: nothing. */

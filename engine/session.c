@@ -36,69 +36,6 @@ static void init_pages(session *s, int stream)
     pool->n_free = pool->n_pages;
 }
 
-static int64_t stream_bytes(const session *s, const plan *p, int stream)
-{
-    return (int64_t)s->pools[stream].n_pages * PAGE_TOK * p->streams[stream].width * (int64_t)dtype_bytes(team_opts(s->t)->kv);
-}
-
-/* The batch that needs the most scratch of every step. */
-static batch_view largest_batch(const session *s)
-{
-    int64_t tok = s->o.total_tok;
-    return (batch_view){.n_rows = s->o.max_rows, .n_seqs = s->o.max_seqs, .ctx_tok = tok, .visible_pairs = tok * s->o.max_rows};
-}
-
-static tpl_code size_scratch(session *s, session_rank *r, const team_rank *tr, tpl_err *e)
-{
-    batch_view largest = largest_batch(s);
-    bind_env env = r->env;
-    size_t most = 0;
-    env.batch = &largest;
-    env.rows = s->o.max_rows;
-    env.logit_rows = s->o.max_logits;
-    for (int phase = 0; phase < N_PHASES; phase++) {
-        for (int i = 0; i < tr->p->list[phase].n; i++) {
-            const plan_step *step = &tr->p->list[phase].steps[i];
-            if (step->is_comm || !step->active)
-                continue;
-            op_call call = step_bind(step, &env);
-            if (!kernel_find(team_opts(s->t)->backend, &call))
-                return tpl_fail(e, TPL_E_UNSUPPORTED, step->name, "no kernel of backend '%s' does %s at this shape", team_opts(s->t)->backend, op_name(call.kind));
-            size_t bytes = kernel_scratch_bytes(team_opts(s->t)->backend, &call);
-            most = bytes > most ? bytes : most;
-        }
-    }
-    TPL_TRY(dev_alloc(&r->scratch, most, "kernel scratch", e));
-    r->ctx = (kernel_ctx){.compute = team_opts(s->t)->compute, .scratch = r->scratch.data, .scratch_bytes = most};
-    return TPL_OK;
-}
-
-static tpl_code create_rank(session *s, int i, tpl_err *e)
-{
-    session_rank *r = &s->ranks[i];
-    const team_rank *tr = team_get_rank(s->t, i);
-    const plan *p = tr->p;
-    r->bufs = tpl_calloc((size_t)p->n_bufs, sizeof *r->bufs);
-    r->buf_mem = tpl_calloc((size_t)p->n_bufs, sizeof *r->buf_mem);
-    for (int b = 0; b < p->n_bufs; b++) {
-        int64_t rows = p->bufs[b].logit_rows ? s->o.max_logits : s->o.max_rows;
-        TPL_TRY(dev_alloc(&r->buf_mem[b], (size_t)(rows * p->bufs[b].cols) * sizeof(float), "activations", e));
-        r->bufs[b] = r->buf_mem[b].data;
-    }
-    for (int k = 0; k < KV_N_STREAMS; k++) {
-        int64_t layer = stream_bytes(s, p, k);
-        TPL_TRY(dev_alloc(&r->kv[k], (size_t)(layer * p->cfg.n_layers), "KV cache", e));
-        if (team_opts(s->t)->isolate)
-            dev_poison(r->kv[k].data, r->kv[k].bytes);
-        r->layer_bytes[k] = layer;
-        r->views[k] = (kv_view){.pages = r->kv[k].data, .dtype = team_opts(s->t)->kv, .width = p->streams[k].width, .page_tok = PAGE_TOK, .page_table = s->pools[k].view,
-                                .max_pages = s->pools[k].max_pages, .mod = p->streams[k].used ? p->streams[k].mod : 1, .rem = p->streams[k].rem};
-    }
-    r->env = (bind_env){.p = p, .act = DT_F32, .weights = tr->weights, .bufs = r->bufs, .batch = &s->view, .streams = r->views, .layer_bytes = r->layer_bytes,
-                        .rope_cos = team_rope_cos(s->t), .rope_sin = team_rope_sin(s->t), .alpha = team_alpha(s->t), .logit_index = s->logit_index};
-    return size_scratch(s, r, tr, e);
-}
-
 static tpl_code check_options(const session_options *o, const model_config *c, tpl_err *e)
 {
     if (o->max_tok > c->max_pos)
@@ -138,9 +75,8 @@ tpl_code session_create(team *t, const session_options *o, session **out, tpl_er
         init_pages(s, k);
     s->n_ranks = team_n_local(t);
     s->ranks = tpl_calloc((size_t)s->n_ranks, sizeof *s->ranks);
-    tpl_code rc = TPL_OK;
-    for (int i = 0; i < s->n_ranks && rc == TPL_OK; i++)
-        rc = create_rank(s, i, e);
+    s->exec = team_exec(t);
+    tpl_code rc = s->exec->open(s, e);
     if (rc == TPL_OK && team_opts(t)->ranks == RANKS_MPI && remote_leads()) {
         s->remote_args = tpl_malloc(sizeof *s->remote_args * (2 + 4 * rows));
         int64_t id = remote_new_id(), args[] = {id, team_opts(t)->remote_id, o->max_seqs, o->max_tok, s->o.total_tok, o->max_rows, o->max_logits};
@@ -162,16 +98,7 @@ void session_destroy(session *s)
     if (s->remote_id)
         remote_announce(REMOTE_SESSION_CLOSE, &s->remote_id, 1, NULL, NULL);
     free(s->remote_args);
-    for (int i = 0; i < s->n_ranks; i++) {
-        session_rank *r = &s->ranks[i];
-        for (int b = 0; r->buf_mem && b < team_plan(s->t, i)->n_bufs; b++)
-            dev_free(&r->buf_mem[b]);
-        for (int k = 0; k < KV_N_STREAMS; k++)
-            dev_free(&r->kv[k]);
-        dev_free(&r->scratch);
-        free(r->bufs);
-        free(r->buf_mem);
-    }
+    s->exec->close(s);
     for (int k = 0; k < KV_N_STREAMS; k++) {
         free(s->pools[k].table);
         free(s->pools[k].view);
@@ -379,9 +306,8 @@ void session_observe(session *s, step_observer o)
 
 const float *session_logits(const session *s, int i)
 {
-    const plan *p = team_plan(s->t, 0);
     assert(i >= 0 && i < s->n_logits);
-    return (const float *)s->ranks[0].bufs[p->logits_buf] + (size_t)i * (size_t)p->cfg.vocab;
+    return s->exec->logits(s, i);
 }
 
 int session_n_logits(const session *s)

@@ -1,9 +1,9 @@
 /* session_impl.h - the inside of a session, shared by session.c (life, pages) and forward.c (batches, the walk).
- * For:    those two files.  Enter: nobody else.  Owns: see session.h.  Fails: see session.h. */
+ * For:    those two files and the executors.  Enter: nobody else.  Owns: see session.h.  Fails: see session.h. */
 #ifndef TPL_ENGINE_SESSION_IMPL_H
 #define TPL_ENGINE_SESSION_IMPL_H
 
-#include "engine/session.h"
+#include "engine/exec.h"
 
 enum { PAGE_TOK = 64 };
 
@@ -39,6 +39,8 @@ struct session {
     page_pool pools[KV_N_STREAMS];
     session_rank *ranks;
     int n_ranks;
+    const exec_ops *exec;
+    void *exec_state; /* the executor's own */
     /* The batch in flight: contents that change between passes. */
     int32_t *row_token, *row_seq, *row_pos, *seq_row0, *seq_prefix, *seq_open, *batch_seqs, *logit_index;
     uint64_t *row_mask;

@@ -8,6 +8,7 @@
 #include <omp.h>
 
 #include "device/procs.h"
+#include "engine/exec.h"
 #include "engine/rope.h"
 
 typedef tpl_code (*rank_fn)(void *arg, int local_rank, tpl_err *e);
@@ -29,6 +30,8 @@ struct team {
     team_rank *ranks;
     float *rope_cos, *rope_sin;
     float **alpha; /* [n_layers][g] scales of the sliced norm, a copy; NULL where nothing is sliced */
+    const exec_ops *exec;
+    void *exec_state;
     /* Jobs: a new generation number starts one; `left` counts the workers that still run. */
     worker *workers; /* [n_local]; worker 0 is the caller */
     pthread_mutex_t lock;
@@ -88,7 +91,7 @@ static tpl_code bind_weights(const team *t, team_rank *r, tpl_err *e)
         if (is_tied_head(r->p, i))
             r->weights[i] = tied_head(r, i);
         else
-            TPL_TRY(shard_bind(t->m, t->f, &r->p->weights[i], t->o.isolate, &r->weights[i], &r->memory[i], e));
+            TPL_TRY(shard_bind(t->m, t->f, &r->p->weights[i], t->o.isolate && t->exec->host, &r->weights[i], &r->memory[i], e));
     }
     return TPL_OK;
 }
@@ -212,12 +215,13 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     assert((variant_needs_transform(v) && !model_is_random(m)) == (f != NULL));
     team *t = tpl_calloc(1, sizeof *t);
     *t = (team){.m = m, .f = f, .o = *o, .n_local = o->ranks == RANKS_LOCAL ? o->tp : 1};
-    if (t->o.compute == DT_NONE)
-        t->o.compute = DT_F32;
-    if (t->o.kv == DT_NONE)
-        t->o.kv = t->o.compute;
     if (!t->o.backend)
         t->o.backend = "cpu";
+    t->exec = exec_find(t->o.backend);
+    if (t->o.compute == DT_NONE)
+        t->o.compute = t->exec->compute;
+    if (t->o.kv == DT_NONE)
+        t->o.kv = t->o.compute;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->begin, NULL);
     pthread_cond_init(&t->end, NULL);
@@ -231,6 +235,8 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
         t->alpha = make_alpha(f, c->n_layers, v->g);
     tpl_code rc = create_ranks(t, v, e);
     if (rc == TPL_OK)
+        rc = t->exec->team_open(t, e);
+    if (rc == TPL_OK && t->exec->host)
         rc = start_workers(t, e);
     if (rc != TPL_OK) {
         team_destroy(t);
@@ -245,6 +251,7 @@ void team_destroy(team *t)
     if (!t)
         return;
     stop_workers(t);
+    t->exec->team_close(t);
     for (int i = 0; i < t->n_local; i++) {
         team_rank *r = &t->ranks[i];
         for (int w = 0; r->memory && w < r->p->n_weights; w++)
@@ -292,6 +299,16 @@ int64_t team_weight_bytes(const team *t, int local_rank)
     for (int i = 0; i < r->p->n_weights; i++)
         bytes += is_tied_head(r->p, i) ? 0 : shard_bytes(&r->weights[i]);
     return bytes;
+}
+
+const struct exec_ops *team_exec(const team *t)
+{
+    return t->exec;
+}
+
+void **team_exec_state(team *t)
+{
+    return &t->exec_state;
 }
 
 team_rank *team_get_rank(team *t, int local_rank)

@@ -4,7 +4,8 @@
  * Owns:   team_create() owns ranks, threads and copied shards; it borrows the model and the folded weights.
  * Fails:  TPL_E_USAGE (variant, tp), TPL_E_MEMORY, TPL_E_DEVICE (library check, ranks).
  *
- * Rank 0 runs on the caller's thread, the others on threads of their own, each with one OpenMP thread. */
+ * Backend "cuda": all ranks of this process share one card, and the caller's thread enqueues for all of them. Otherwise
+ * rank 0 runs on the caller's thread, the others on threads of their own, each with one OpenMP thread. */
 #ifndef TPL_ENGINE_TEAM_H
 #define TPL_ENGINE_TEAM_H
 
@@ -23,8 +24,8 @@ bool ranks_from_name(const char *name, ranks_kind *out);
 typedef struct {
     int32_t tp;
     ranks_kind ranks;
-    tpl_dtype compute, kv; /* DT_F32 or DT_BF16; DT_NONE: f32, and kv as compute */
-    const char *backend;   /* row of the kernels table: "cpu" (NULL) or "ref" */
+    tpl_dtype compute, kv; /* DT_F32 or DT_BF16; DT_NONE: f32 (cuda: bf16), and kv as compute */
+    const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
     plan_options plan;
     int64_t remote_id; /* RANKS_MPI: what followers call this team; set by lab.c */
@@ -53,6 +54,8 @@ typedef struct {
 } team_rank;
 
 team_rank *team_get_rank(team *t, int local_rank);
+const struct exec_ops *team_exec(const team *t);
+void **team_exec_state(team *t); /* the executor's own */
 const float *team_rope_cos(const team *t);
 const float *team_rope_sin(const team *t);
 const float *const *team_alpha(const team *t); /* NULL without a transform */

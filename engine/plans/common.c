@@ -70,6 +70,7 @@ static void moe_mlp(builder *b, int xn, int y)
     int n_local = ep ? (int)((int64_t)(p->rank + 1) * n / p->tp) - first : n;
     int f = ep ? c->expert_ffn_dim : c->expert_ffn_dim / p->tp, f0 = ep ? 0 : p->rank * f;
     int ids = need_buf(b, "moe_ids", c->n_experts_per_tok), weights = need_buf(b, "moe_weights", c->n_experts_per_tok);
+    b->p->bufs[ids].f32 = b->p->bufs[weights].f32 = true;
     moe_route(b, xn, ids, weights);
     plan_step *experts = add_binary(b, OP_MOE_EXPERTS, "moe.experts", whole(b, xn), whole(b, ids), whole(b, y));
     experts->in[2] = whole(b, weights);
@@ -106,6 +107,7 @@ void plan_logits(builder *b)
     int hx = need_buf(b, "logit_x", c->dim), logits = need_buf(b, "logits", c->vocab);
     int part = parts > 1 ? need_buf(b, "logits_part", v) : logits;
     p->bufs[hx].logit_rows = p->bufs[logits].logit_rows = p->bufs[part].logit_rows = true;
+    p->bufs[logits].f32 = p->bufs[part].f32 = true;
     p->logits_buf = logits;
     add_binary(b, OP_GATHER_ROWS, "logits.gather_rows", whole(b, need_buf(b, "x", c->dim)), no_ref, whole(b, hx));
     add_rmsnorm(b, "logits.norm", whole(b, hx), need_weight(b, W_FINAL_NORM, 0, 1, 0, c->dim), whole(b, hx), 1);

@@ -19,6 +19,7 @@ static void dcp_decode(builder *b)
     int q_own = need_buf(b, "dcp_q", heads * wide), q_all = tp > 1 ? need_buf(b, "dcp_q_all", c->n_heads * wide) : q_own;
     int o_all = need_buf(b, "dcp_o_all", c->n_heads * r), o_own = tp > 1 ? need_buf(b, "o_lat", heads * r) : o_all;
     int lse = need_buf(b, "dcp_lse", c->n_heads), lse_all = tp > 1 ? need_buf(b, "dcp_lse_all", tp * c->n_heads) : lse;
+    b->p->bufs[lse].f32 = b->p->bufs[lse_all].f32 = true;
     int o = need_buf(b, "o_decode", heads * c->v_dim);
     plan_ref q = plan_mla_query(b, head0, heads), kv = plan_latent(b, NORM_GAMMA);
     add_kv_append(b, "attn.kv_append", columns(kv.buf, 0, r), columns(kv.buf, r, rope), KV_MAIN, 0, r);

@@ -1,0 +1,421 @@
+/* exec_cuda.c - the ranks of a process on one card: the caller's thread walks all lists step by step and enqueues, each rank on
+ * a queue of its own; collectives are one launch that the queues meet at. A decode batch whose shape comes again is recorded
+ * and replayed: shapes fix the launches, contents lie in one block of card memory that is copied before each pass. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/exec_cuda.h"
+#include "engine/session_impl.h"
+#include "kernels/card.h"
+
+enum { MAX_GRAPHS = 32, CONTEXT_STEP = 1024 };
+
+/* Where the arrays of a batch begin in the contents block, in bytes; masks are last, as only trees copy them. */
+typedef struct {
+    size_t token, seq, pos, row0, prefix, open, logit, pages[KV_N_STREAMS], mask, end;
+} contents;
+
+/* All that fixes a walk's launches. */
+typedef struct {
+    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots;
+} walk_shape;
+
+typedef struct {
+    walk_shape shape;
+    gpu_graph *graph; /* NULL: met once, not recorded yet */
+    uint64_t used;    /* pass that used it last */
+} walk_record;
+
+typedef struct {
+    contents at;
+    dev_buf card_block, host_block, host_logits;
+    gpu_queue **queues; /* [n_ranks] */
+    gpu_event **done;   /* [n_ranks] */
+    gpu_event *ready;
+    walk_record records[MAX_GRAPHS];
+    int n_records;
+    uint64_t n_passes;
+    bool logits_here;
+} cuda_session;
+
+static cuda_team *team_of(const session *s)
+{
+    return *team_exec_state(s->t);
+}
+
+static cuda_session *state_of(const session *s)
+{
+    return s->exec_state;
+}
+
+/* ---- opening ---- */
+
+static size_t place(size_t *used, size_t bytes)
+{
+    size_t at = *used;
+    *used += (bytes + 255) / 256 * 256;
+    return at;
+}
+
+static contents lay_contents(const session *s)
+{
+    contents c;
+    size_t used = 0, rows = (size_t)s->o.max_rows, seqs = (size_t)s->o.max_seqs, i32 = sizeof(int32_t);
+    c.token = place(&used, rows * i32);
+    c.seq = place(&used, rows * i32);
+    c.pos = place(&used, rows * i32);
+    c.row0 = place(&used, (seqs + 1) * i32);
+    c.prefix = place(&used, seqs * i32);
+    c.open = place(&used, seqs * i32);
+    c.logit = place(&used, (size_t)s->o.max_logits * i32);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        c.pages[k] = place(&used, seqs * (size_t)s->pools[k].max_pages * i32);
+    c.mask = place(&used, rows * ((rows + 63) / 64) * sizeof(uint64_t));
+    c.end = used;
+    return c;
+}
+
+static tpl_code open_buffers(session *s, int rank, tpl_err *e)
+{
+    cuda_team *c = team_of(s);
+    session_rank *r = &s->ranks[rank];
+    const plan *p = team_plan(s->t, rank);
+    tpl_dtype act = team_opts(s->t)->compute;
+    r->bufs = tpl_calloc((size_t)p->n_bufs, sizeof *r->bufs);
+    r->buf_mem = tpl_calloc((size_t)p->n_bufs, sizeof *r->buf_mem);
+    for (int b = 0; b < p->n_bufs; b++) {
+        int64_t rows = p->bufs[b].logit_rows ? s->o.max_logits : s->o.max_rows;
+        size_t bytes = (size_t)(rows * p->bufs[b].cols) * dtype_bytes(p->bufs[b].f32 ? DT_F32 : act);
+        TPL_TRY(gpu_alloc(c->card, &r->buf_mem[b], bytes, "activations", e));
+        TPL_TRY(gpu_fill(c->queue, r->buf_mem[b].data, 0xff, bytes, e));
+        r->bufs[b] = r->buf_mem[b].data;
+    }
+    return TPL_OK;
+}
+
+static tpl_code open_caches(session *s, int rank, tpl_err *e)
+{
+    cuda_team *c = team_of(s);
+    session_rank *r = &s->ranks[rank];
+    const plan *p = team_plan(s->t, rank);
+    const char *block = state_of(s)->card_block.data;
+    for (int k = 0; k < KV_N_STREAMS; k++) {
+        int64_t layer = exec_layer_bytes(s, rank, k);
+        TPL_TRY(gpu_alloc(c->card, &r->kv[k], (size_t)(layer * p->cfg.n_layers), "KV cache", e));
+        TPL_TRY(gpu_fill(c->queue, r->kv[k].data, team_opts(s->t)->isolate ? 0xff : 0, r->kv[k].bytes, e));
+        r->layer_bytes[k] = layer;
+        r->views[k] = (kv_view){.pages = r->kv[k].data, .dtype = team_opts(s->t)->kv, .width = p->streams[k].width, .page_tok = PAGE_TOK,
+                                .page_table = (const int32_t *)(const void *)(block + state_of(s)->at.pages[k]),
+                                .max_pages = s->pools[k].max_pages, .mod = p->streams[k].used ? p->streams[k].mod : 1, .rem = p->streams[k].rem};
+    }
+    return TPL_OK;
+}
+
+static tpl_code open_rank(session *s, int rank, tpl_err *e)
+{
+    cuda_team *c = team_of(s);
+    cuda_session *x = state_of(s);
+    session_rank *r = &s->ranks[rank];
+    size_t scratch;
+    TPL_TRY(open_buffers(s, rank, e));
+    TPL_TRY(open_caches(s, rank, e));
+    r->env = (bind_env){.p = team_plan(s->t, rank), .act = team_opts(s->t)->compute, .weights = team_get_rank(s->t, rank)->weights, .bufs = r->bufs,
+                        .batch = &s->view, .streams = r->views, .layer_bytes = r->layer_bytes, .rope_cos = c->rope_cos.data, .rope_sin = c->rope_sin.data,
+                        .alpha = c->alpha_rows, .logit_index = (const int32_t *)(const void *)((char *)x->card_block.data + x->at.logit)};
+    TPL_TRY(exec_scratch_bytes(s, rank, &scratch, e));
+    TPL_TRY(gpu_alloc(c->card, &r->scratch, scratch, "kernel scratch", e));
+    TPL_TRY(gpu_queue_create(c->card, &x->queues[rank], e));
+    TPL_TRY(gpu_event_create(c->card, false, &x->done[rank], e));
+    r->ctx = (kernel_ctx){.compute = team_opts(s->t)->compute, .scratch = r->scratch.data, .scratch_bytes = scratch, .queue = x->queues[rank]};
+    return TPL_OK;
+}
+
+static tpl_code open_session(session *s, tpl_err *e)
+{
+    cuda_team *c = team_of(s);
+    cuda_session *x = tpl_calloc(1, sizeof *x);
+    const plan *p = team_plan(s->t, 0);
+    s->exec_state = x;
+    x->at = lay_contents(s);
+    x->queues = tpl_calloc((size_t)s->n_ranks, sizeof(gpu_queue *));
+    x->done = tpl_calloc((size_t)s->n_ranks, sizeof(gpu_event *));
+    TPL_TRY(gpu_alloc(c->card, &x->card_block, x->at.end, "batch contents", e));
+    TPL_TRY(gpu_alloc_pinned(c->card, &x->host_block, x->at.end, "batch contents", e));
+    TPL_TRY(gpu_alloc_pinned(c->card, &x->host_logits, (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
+    TPL_TRY(gpu_event_create(c->card, false, &x->ready, e));
+    for (int i = 0; i < s->n_ranks; i++)
+        TPL_TRY(open_rank(s, i, e));
+    return gpu_queue_wait(c->queue, e);
+}
+
+static void close_rank(session *s, int rank)
+{
+    cuda_team *c = team_of(s);
+    cuda_session *x = state_of(s);
+    session_rank *r = &s->ranks[rank];
+    for (int b = 0; r->buf_mem && b < team_plan(s->t, rank)->n_bufs; b++)
+        gpu_free(c->card, &r->buf_mem[b]);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        gpu_free(c->card, &r->kv[k]);
+    gpu_free(c->card, &r->scratch);
+    free(r->bufs);
+    free(r->buf_mem);
+    gpu_event_destroy(x->done[rank]);
+    gpu_queue_destroy(x->queues[rank]);
+}
+
+static void close_session(session *s)
+{
+    cuda_team *c = team_of(s);
+    cuda_session *x = state_of(s);
+    if (!x)
+        return;
+    for (int i = 0; i < x->n_records; i++)
+        gpu_graph_destroy(x->records[i].graph);
+    for (int i = 0; i < s->n_ranks; i++)
+        close_rank(s, i);
+    gpu_event_destroy(x->ready);
+    gpu_free(c->card, &x->card_block);
+    gpu_free_pinned(c->card, &x->host_block);
+    gpu_free_pinned(c->card, &x->host_logits);
+    free(x->queues);
+    free(x->done);
+    free(x);
+}
+
+/* ---- contents ---- */
+
+static void put(cuda_session *x, size_t at, const void *from, size_t bytes)
+{
+    if (bytes)
+        memcpy((char *)x->host_block.data + at, from, bytes);
+}
+
+static const int32_t *card_i32(const cuda_session *x, size_t at)
+{
+    return (const int32_t *)(const void *)((char *)x->card_block.data + at);
+}
+
+/* Fills the block, enqueues its copy, and gives the batch as the card sees it. */
+static tpl_code send_contents(session *s, batch_view *out, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    const batch_view *v = &s->view;
+    size_t rows = (size_t)v->n_rows, seqs = (size_t)v->n_seqs, i32 = sizeof(int32_t);
+    put(x, x->at.token, v->row_token, rows * i32);
+    put(x, x->at.seq, v->row_seq, rows * i32);
+    put(x, x->at.pos, v->row_pos, rows * i32);
+    put(x, x->at.row0, v->seq_row0, (seqs + 1) * i32);
+    put(x, x->at.prefix, v->seq_prefix, seqs * i32);
+    put(x, x->at.open, v->seq_open, v->seq_open ? seqs * i32 : 0);
+    put(x, x->at.logit, s->logit_index, (size_t)s->n_logits * i32);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        put(x, x->at.pages[k], s->pools[k].view, s->pools[k].n_pages ? seqs * (size_t)s->pools[k].max_pages * i32 : 0);
+    size_t mask_bytes = v->row_mask ? rows * (size_t)v->mask_words * sizeof(uint64_t) : 0;
+    put(x, x->at.mask, v->row_mask, mask_bytes);
+    *out = *v;
+    out->row_token = card_i32(x, x->at.token);
+    out->row_seq = card_i32(x, x->at.seq);
+    out->row_pos = card_i32(x, x->at.pos);
+    out->seq_row0 = card_i32(x, x->at.row0);
+    out->seq_prefix = card_i32(x, x->at.prefix);
+    out->seq_open = v->seq_open ? card_i32(x, x->at.open) : NULL;
+    out->row_mask = v->row_mask ? (const uint64_t *)(const void *)card_i32(x, x->at.mask) : NULL;
+    return gpu_copy(x->queues[0], x->card_block.data, x->host_block.data, x->at.mask + mask_bytes, e);
+}
+
+/* ---- the walk ---- */
+
+/* Queue `to` goes on once queue `from` has come here. */
+static tpl_code follow(cuda_session *x, int to, int from, tpl_err *e)
+{
+    if (to == from)
+        return TPL_OK;
+    TPL_TRY(gpu_event_record(x->done[from], x->queues[from], e));
+    return gpu_event_join(x->done[from], x->queues[to], e);
+}
+
+/* One rank of a larger team, which exchanges nothing: a gather repeats its own part, a reduce-scatter keeps it. */
+static tpl_code collect_alone(session *s, const plan_step *step, const mat *data, const mat *out, tpl_err *e)
+{
+    if (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER)
+        return TPL_OK;
+    bool gather = step->comm == COMM_ALL_GATHER;
+    int32_t size = step->group.size, share = (int32_t)data->cols / size;
+    op_call call = {.kind = OP_COPY_HEADS, .copy_heads = {.x = *data, .out = *out, .heads = gather ? size : 1, .cols = gather ? (int32_t)data->cols : share,
+                                                          .out_head_stride = (int32_t)data->cols}};
+    return kernel_run("cuda", &s->ranks[0].ctx, &call, e);
+}
+
+/* The group whose first rank is `first`: its queues meet at one launch on the first one's. */
+static tpl_code collect(session *s, int first, int index, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    const plan_step *step = &team_plan(s->t, first)->list[s->phase].steps[index];
+    card_collective c = {.op = step->comm, .n = step->group.size};
+    for (int i = 0; i < c.n; i++) {
+        const plan_step *own = &team_plan(s->t, first + i)->list[s->phase].steps[index];
+        mat data = ref_bind(own->in[0], &s->ranks[first + i].env), out = ref_bind(own->out, &s->ranks[first + i].env);
+        c.data[i] = data.data;
+        c.out[i] = out.data;
+        c.dtype = data.dtype;
+        c.rows = data.rows;
+        c.width = data.cols;
+        c.data_stride = data.stride;
+        c.out_stride = out.stride;
+        TPL_TRY(follow(x, first, first + i, e));
+    }
+    TPL_TRY(card_collect(x->queues[first], &c, e));
+    for (int i = 1; i < c.n; i++)
+        TPL_TRY(follow(x, first + i, first, e));
+    return TPL_OK;
+}
+
+static tpl_code run_comm(session *s, int rank, const plan_step *step, int index, tpl_err *e)
+{
+    if (team_opts(s->t)->ranks == RANKS_SOLO) {
+        mat data = ref_bind(step->in[0], &s->ranks[0].env), out = ref_bind(step->out, &s->ranks[0].env);
+        return collect_alone(s, step, &data, &out, e);
+    }
+    return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
+}
+
+/* Step `index` on one rank. A collective is enqueued by its group's first rank: what the others do before it was enqueued in
+ * the rounds before. */
+static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
+{
+    session_rank *r = &s->ranks[rank];
+    const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
+    if (!step->active)
+        return TPL_OK;
+    if (s->observer.begin)
+        s->observer.begin(s->observer.user, rank, step);
+    op_call call = {0};
+    if (step->is_comm) {
+        TPL_TRY(run_comm(s, rank, step, index, e));
+    } else {
+        call = step_bind(step, &r->env);
+        TPL_TRY(kernel_run("cuda", &r->ctx, &call, e));
+    }
+    if (s->observer.end)
+        s->observer.end(s->observer.user, rank, step, step->is_comm ? NULL : &call, exec_written(step, &r->env));
+    return TPL_OK;
+}
+
+/* From queue 0, on which contents arrive, over all queues, back to queue 0. */
+static tpl_code walk(session *s, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    TPL_TRY(gpu_event_record(x->ready, x->queues[0], e));
+    for (int i = 1; i < s->n_ranks; i++)
+        TPL_TRY(gpu_event_join(x->ready, x->queues[i], e));
+    for (int index = 0; index < team_plan(s->t, 0)->list[s->phase].n; index++)
+        for (int i = 0; i < s->n_ranks; i++)
+            TPL_TRY(run_step(s, i, index, e));
+    for (int i = 1; i < s->n_ranks; i++)
+        TPL_TRY(follow(x, 0, i, e));
+    return TPL_OK;
+}
+
+/* ---- recorded walks ---- */
+
+/* Contexts are rounded up, so that a sequence can grow for a while under one record. */
+static int32_t context_class(int32_t slots, int32_t most)
+{
+    int64_t step = CONTEXT_STEP;
+    while (step * 4 < slots)
+        step *= 2;
+    int64_t n = (slots + step - 1) / step * step;
+    return (int32_t)(n < most ? n : most);
+}
+
+static bool same_shape(const walk_shape *a, const walk_shape *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+/* The record of a shape: the one that has it, else a new one, else the one unused for longest, emptied. */
+static walk_record *record_of(cuda_session *x, const walk_shape *shape)
+{
+    walk_record *oldest = &x->records[0];
+    for (int i = 0; i < x->n_records; i++) {
+        if (same_shape(&x->records[i].shape, shape))
+            return &x->records[i];
+        if (x->records[i].used < oldest->used)
+            oldest = &x->records[i];
+    }
+    walk_record *r = x->n_records < MAX_GRAPHS ? &x->records[x->n_records++] : oldest;
+    gpu_graph_destroy(r->graph);
+    *r = (walk_record){.shape = *shape};
+    return r;
+}
+
+static tpl_code record(session *s, gpu_graph **out, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    TPL_TRY(gpu_record_begin(x->queues[0], e));
+    tpl_code rc = walk(s, e);
+    if (rc == TPL_OK)
+        return gpu_record_end(x->queues[0], out, e);
+    gpu_record_drop(x->queues[0]);
+    return rc;
+}
+
+/* Walks, or replays: the first pass of a shape walks (libraries set themselves up then), the second records. */
+static tpl_code run_pass(session *s, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    const batch_view *v = &s->view;
+    if (s->phase != PHASE_DECODE || s->observer.begin || s->observer.end)
+        return walk(s, e);
+    walk_shape shape = {s->phase, v->n_rows, v->n_seqs, s->n_logits, v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots};
+    walk_record *r = record_of(x, &shape);
+    bool first = r->used == 0;
+    r->used = ++x->n_passes;
+    if (first)
+        return walk(s, e);
+    if (!r->graph)
+        TPL_TRY(record(s, &r->graph, e));
+    return gpu_graph_launch(r->graph, x->queues[0], e);
+}
+
+static tpl_code forward(session *s, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    batch_view host = s->view;
+    x->logits_here = false;
+    tpl_code rc = send_contents(s, &s->view, e);
+    if (s->phase == PHASE_DECODE)
+        s->view.max_slots = context_class(host.max_slots, s->o.max_tok);
+    for (int i = 0; i < s->n_ranks; i++) {
+        s->ranks[i].env.rows = host.n_rows;
+        s->ranks[i].env.logit_rows = s->n_logits;
+    }
+    if (rc == TPL_OK)
+        rc = run_pass(s, e);
+    if (rc == TPL_OK)
+        rc = gpu_queue_wait(x->queues[0], e);
+    s->view = host;
+    return rc;
+}
+
+/* All wanted rows come at the first question; a pass whose logits nobody reads copies none. */
+static const float *logits(const session *s, int i)
+{
+    cuda_session *x = state_of(s);
+    const plan *p = team_plan(s->t, 0);
+    size_t row = (size_t)p->cfg.vocab;
+    if (!x->logits_here)
+        x->logits_here = gpu_copy_now(x->queues[0], x->host_logits.data, s->ranks[0].bufs[p->logits_buf], (size_t)s->n_logits * row * sizeof(float), NULL) == TPL_OK;
+    return (const float *)x->host_logits.data + (size_t)i * row;
+}
+
+const exec_ops exec_cuda = {.host = false,
+                            .compute = DT_BF16,
+                            .team_open = cuda_team_open,
+                            .team_close = cuda_team_close,
+                            .open = open_session,
+                            .close = close_session,
+                            .forward = forward,
+                            .logits = logits};
