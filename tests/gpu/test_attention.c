@@ -1,0 +1,241 @@
+/* Attention and cache appends on a card, over the hostile caches of tests/kernels/world.h, against the reference. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/gpu/slab.h"
+#include "tests/kernels/world.h"
+
+enum { SLAB_BYTES = 256 << 20 };
+
+static const world_spec worlds[] = {
+    {.name = "one_token", .n_seqs = 1, .prefix = {0}, .rows = {1}, .page_tok = 16, .mod = 1},
+    {.name = "decode", .n_seqs = 3, .prefix = {130, 0, 257}, .rows = {1, 1, 1}, .page_tok = 7, .mod = 1},
+    {.name = "long_decode", .n_seqs = 2, .prefix = {1500, 64}, .rows = {1, 1}, .page_tok = 64, .mod = 1},
+    {.name = "prefill", .n_seqs = 2, .prefix = {0, 5}, .rows = {150, 33}, .page_tok = 16, .mod = 1},
+    {.name = "chunk", .n_seqs = 1, .prefix = {129}, .rows = {140}, .page_tok = 64, .mod = 1},
+    {.name = "tree", .n_seqs = 2, .prefix = {40, 0}, .rows = {70, 9}, .page_tok = 8, .mod = 1, .tree = true},
+    {.name = "no_rows", .n_seqs = 3, .prefix = {9, 20, 4}, .rows = {2, 0, 3}, .page_tok = 4, .mod = 1},
+    {.name = "dcp_0", .n_seqs = 2, .prefix = {0, 131}, .rows = {3, 1}, .page_tok = 4, .mod = 4, .rem = 0},
+    {.name = "dcp_3", .n_seqs = 2, .prefix = {0, 131}, .rows = {3, 1}, .page_tok = 4, .mod = 4, .rem = 3},
+    {.name = "dcp_tree", .n_seqs = 1, .prefix = {257}, .rows = {66}, .page_tok = 8, .mod = 2, .rem = 1, .tree = true},
+};
+
+static const world_spec window_worlds[] = {
+    {.name = "window_1", .n_seqs = 1, .prefix = {0}, .rows = {20}, .page_tok = 4, .mod = 1, .window = 1},
+    {.name = "window_decode", .n_seqs = 2, .prefix = {400, 3}, .rows = {1, 1}, .page_tok = 16, .mod = 1, .window = 130},
+    {.name = "window_prefill", .n_seqs = 1, .prefix = {10}, .rows = {300}, .page_tok = 16, .mod = 1, .window = 64},
+    {.name = "window_tree", .n_seqs = 1, .prefix = {30}, .rows = {70}, .page_tok = 16, .mod = 1, .tree = true, .window = 25},
+};
+
+enum { N_WORLDS = sizeof worlds / sizeof *worlds, N_WINDOWS = sizeof window_worlds / sizeof *window_worlds };
+
+/* f32: scores below 16 with errors of 8 u * 16, into weights, and averages of values below 1. bf16: probabilities are rounded
+ * (2^-9), the MHA form's keys and values may round the other way, the result is stored in bf16. */
+static slab_tolerance tol(tpl_dtype t)
+{
+    return t == DT_BF16 ? (slab_tolerance){6e-3, 0x1p-7} : (slab_tolerance){3e-5, 3e-5};
+}
+
+static const tpl_dtype kinds[][2] = {{DT_F32, DT_F32}, {DT_F32, DT_BF16}, {DT_BF16, DT_BF16}}; /* activations, cache */
+
+static slab *open_slab(void)
+{
+    slab *s = slab_create(SLAB_BYTES);
+    if (!s)
+        cr_skip_test("no CUDA card is here");
+    return s;
+}
+
+/* A world whose arrays lie in the slab. */
+typedef struct {
+    world *w;
+    batch_view batch;
+    kv_view kv;
+} place;
+
+/* `room`: how far the bounds that size the launches lie above the truth. */
+static place enter(slab *s, const world_spec *given, tpl_dtype cache, int32_t width, int32_t room)
+{
+    world_spec spec = *given;
+    spec.dtype = cache;
+    place p = {.w = world_create(&spec, width, 3)};
+    const world *w = p.w;
+    size_t rows = (size_t)w->batch.n_rows * 4, seqs = (size_t)w->batch.n_seqs * 4;
+    p.batch = w->batch;
+    p.batch.row_token = slab_copy(s, w->batch.row_token, rows);
+    p.batch.row_seq = slab_copy(s, w->batch.row_seq, rows);
+    p.batch.row_pos = slab_copy(s, w->batch.row_pos, rows);
+    p.batch.seq_row0 = slab_copy(s, w->batch.seq_row0, seqs + 4);
+    p.batch.seq_prefix = slab_copy(s, w->batch.seq_prefix, seqs);
+    p.batch.seq_open = slab_copy(s, w->batch.seq_open, seqs);
+    p.batch.row_mask = slab_copy(s, w->batch.row_mask, rows * 2 * (size_t)w->batch.mask_words);
+    p.batch.max_slots = w->max_slots + room;
+    for (int32_t i = 0; i < spec.n_seqs; i++)
+        p.batch.max_seq_rows = spec.rows[i] > p.batch.max_seq_rows ? spec.rows[i] : p.batch.max_seq_rows;
+    p.kv = w->kv;
+    p.kv.pages = slab_copy(s, w->kv.pages, (size_t)w->n_pages * (size_t)w->kv.page_tok * (size_t)width * dtype_bytes(cache));
+    p.kv.page_table = slab_copy(s, w->kv.page_table, seqs * (size_t)w->kv.max_pages);
+    return p;
+}
+
+static void say(char what[160], const char *op, const world_spec *w, tpl_dtype act, tpl_dtype cache, int a, int b)
+{
+    snprintf(what, 160, "%s %s, %s over %s, %d %d", op, w->name, dtype_name(act), dtype_name(cache), a, b);
+}
+
+/* ---- latent ---- */
+
+static const struct {
+    int heads, lat, rope;
+    bool units; /* an instance on matrix units is expected */
+} latents[] = {{3, 20, 6, false}, {8, 64, 16, true}, {5, 512, 64, true}, {33, 256, 64, true}, {16, 128, 64, true}, {8, 32, 16, true}, {4, 16, 16, true}};
+
+static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
+{
+    rng r = rng_make(11, (uint64_t)i);
+    char what[160];
+    int heads = latents[i].heads, lat = latents[i].lat, rope = latents[i].rope, gap = latents[i].units ? 8 : 3;
+    slab_reset(s);
+    place p = enter(s, spec, cache, lat + rope + 2 * gap, room);
+    slab_case c = {.call = {.kind = OP_ATTN_LATENT}, .compute = act};
+    op_attn_latent *o = &c.call.attn_latent;
+    *o = (op_attn_latent){.q_lat = slab_mat(s, &r, p.batch.n_rows, heads * (lat + gap), gap, act, 1), .q_pe = slab_mat(s, &r, p.batch.n_rows, heads * (rope + gap), gap, act, 1),
+                          .q_lat_head_stride = lat + gap, .q_pe_head_stride = rope + gap, .heads = heads, .lat = lat, .rope = rope, .lat_off = gap,
+                          .rope_off = lat + gap, .kv = p.kv, .scale = lat > 100 ? 0.1f : 0.4f, .batch = &p.batch};
+    o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * lat, gap, act, 0);
+    o->lse = c.out[1] = slab_mat(s, &r, p.batch.n_rows, heads, 3, DT_F32, 0);
+    c.tol[0] = tol(act);
+    c.tol[1] = (slab_tolerance){2e-5, 2e-5};
+    say(what, "latent", spec, act, cache, heads, lat);
+    int n = slab_check(s, &c, what);
+    cr_expect(n == 1 + (latents[i].units && act == DT_BF16 && cache == DT_BF16), "%s: %d rows of the table ran", what, n);
+    world_destroy(p.w);
+}
+
+Test(attention, latent)
+{
+    slab *s = open_slab();
+    for (int w = 0; w < N_WORLDS; w++)
+        for (int i = 0; i < (int)(sizeof latents / sizeof *latents); i++)
+            for (int k = 0; k < 3; k++)
+                if (latents[i].lat < 100 || k == 2)
+                    check_latent(s, &worlds[w], i, kinds[k][0], kinds[k][1], w % 2 ? 0 : 3000);
+    slab_destroy(s);
+}
+
+/* ---- grouped queries ---- */
+
+static const struct {
+    int heads, kv_heads, dim;
+} groups[] = {{4, 2, 6}, {8, 2, 32}, {8, 1, 64}, {6, 6, 64}, {28, 4, 128}};
+
+static void check_gqa(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
+{
+    rng r = rng_make(12, (uint64_t)i);
+    char what[160];
+    int heads = groups[i].heads, kv = groups[i].kv_heads, dim = groups[i].dim;
+    slab_reset(s);
+    place p = enter(s, spec, cache, 2 * kv * dim + 16, room);
+    slab_case c = {.call = {.kind = OP_ATTN_GQA}, .compute = act};
+    op_attn_gqa *o = &c.call.attn_gqa;
+    *o = (op_attn_gqa){.q = slab_mat(s, &r, p.batch.n_rows, heads * dim, 8, act, 1), .heads = heads, .kv_heads = kv, .head_dim = dim, .k_off = 8,
+                       .v_off = kv * dim + 8, .window = spec->window, .kv = p.kv, .scale = dim > 100 ? 0.2f : 0.4f, .batch = &p.batch};
+    o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * dim, 8, act, 0);
+    c.tol[0] = tol(act);
+    say(what, "gqa", spec, act, cache, heads, dim);
+    slab_check(s, &c, what);
+    world_destroy(p.w);
+}
+
+Test(attention, grouped)
+{
+    slab *s = open_slab();
+    for (int w = 0; w < N_WORLDS + N_WINDOWS; w++)
+        for (int i = 0; i < (int)(sizeof groups / sizeof *groups); i++)
+            for (int k = 0; k < 3; k++)
+                check_gqa(s, w < N_WORLDS ? &worlds[w] : &window_worlds[w - N_WORLDS], i, kinds[k][0], kinds[k][1], w % 2 ? 0 : 3000);
+    slab_destroy(s);
+}
+
+/* ---- multi-head form ---- */
+
+static const struct {
+    int heads, nope, rope, v, lat;
+} multis[] = {{3, 5, 4, 7, 20}, {8, 32, 16, 32, 64}, {2, 128, 64, 128, 512}, {3, 32, 16, 32, 16}, {512, 32, 16, 32, 16}};
+
+enum { N_MULTIS = sizeof multis / sizeof *multis - 1 }; /* the last one is for many tokens only */
+
+static head_mat weights(slab *s, rng *r, tpl_dtype t, int heads, int rows, int cols, int gap)
+{
+    mat m = slab_mat(s, r, (int64_t)heads * (rows + gap), cols, gap, t, 0.3);
+    return (head_mat){.data = m.data, .dtype = t, .heads = heads, .rows = rows, .cols = cols, .row_stride = m.stride, .head_stride = (rows + gap) * m.stride};
+}
+
+static void check_mha(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, bool accumulate)
+{
+    rng r = rng_make(13, (uint64_t)i);
+    char what[160];
+    int heads = multis[i].heads, nope = multis[i].nope, rope = multis[i].rope, v = multis[i].v, lat = multis[i].lat;
+    slab_reset(s);
+    place p = enter(s, spec, cache, lat + rope + 8, accumulate ? 0 : 100);
+    slab_case c = {.call = {.kind = OP_ATTN_MHA}, .compute = act};
+    op_attn_mha *o = &c.call.attn_mha;
+    *o = (op_attn_mha){.q = slab_mat(s, &r, p.batch.n_rows, heads * (nope + rope), 8, act, 1), .w_uk = weights(s, &r, act, heads, nope, lat, accumulate ? 1 : 0),
+                       .w_uv = weights(s, &r, act, heads, v, lat, 0), .heads = heads, .nope = nope, .rope = rope, .v_dim = v, .lat = lat, .lat_off = rope + 8,
+                       .rope_off = 0, .kv = p.kv, .scale = nope > 100 ? 0.05f : 0.3f, .accumulate = accumulate, .batch = &p.batch};
+    if (rope % 8)
+        o->lat_off = rope + 1;
+    o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * v, 8, act, accumulate ? 1 : 0);
+    c.tol[0] = tol(act);
+    if (act == DT_BF16) /* values reach lat^(1/2) / 6 and carry the rounding of keys: a hundredth of them */
+        c.tol[0].abs = lat > 100 ? 3e-2 : 1e-2;
+    say(what, "mha", spec, act, cache, heads, nope);
+    slab_check(s, &c, what);
+    world_destroy(p.w);
+}
+
+Test(attention, multi_head_form)
+{
+    slab *s = open_slab();
+    for (int w = 0; w < N_WORLDS; w++)
+        for (int i = 0; i < N_MULTIS; i++)
+            for (int k = 0; k < 3; k++)
+                if (multis[i].nope < 100 || (k == 2 && w != 2))
+                    check_mha(s, &worlds[w], i, kinds[k][0], kinds[k][1], w % 2);
+    slab_destroy(s);
+}
+
+/* Expanded keys and values of 512 heads outgrow their 256 MiB after 4,080 tokens in bf16, half of that in f32. */
+Test(attention, multi_head_form_in_blocks)
+{
+    static const world_spec spec = {.name = "blocks", .n_seqs = 2, .prefix = {4200, 100}, .rows = {2, 1}, .page_tok = 64, .mod = 1};
+    slab *s = open_slab();
+    check_mha(s, &spec, N_MULTIS, DT_BF16, DT_BF16, true);
+    check_mha(s, &spec, N_MULTIS, DT_F32, DT_F32, false);
+    slab_destroy(s);
+}
+
+/* ---- appending ---- */
+
+Test(attention, append)
+{
+    slab *s = open_slab();
+    char what[160];
+    for (int w = 0; w < N_WORLDS; w++)
+        for (int k = 0; k < 3; k++) {
+            rng r = rng_make(14, (uint64_t)w);
+            world_spec spec = worlds[w];
+            spec.empty = true;
+            slab_reset(s);
+            place p = enter(s, &spec, kinds[k][1], 40, 0);
+            slab_case c = {.call = {.kind = OP_KV_APPEND}, .compute = kinds[k][0]};
+            c.call.kv_append = (op_kv_append){.a = slab_mat(s, &r, p.batch.n_rows, 21, 2, kinds[k][0], 1), .a_off = 3, .b_off = 30, .kv = p.kv, .batch = &p.batch};
+            if (w % 2)
+                c.call.kv_append.b = slab_mat(s, &r, p.batch.n_rows, 7, 2, kinds[k][0], 1);
+            say(what, "append", &spec, kinds[k][0], kinds[k][1], 21, 7);
+            slab_check(s, &c, what);
+            world_destroy(p.w);
+        }
+    slab_destroy(s);
+}
