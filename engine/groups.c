@@ -62,7 +62,8 @@ static tpl_code parse_group(const char **at, const char *text, int next, int n_l
     if (!ok || (**at && **at != '/'))
         return tpl_fail(e, TPL_E_USAGE, "--groups", "'%.100s' is not rule:N, pack:N or a list such as 0/1-3/4", text);
     if (first != next || last < first || last >= n_layers)
-        return tpl_fail(e, TPL_E_USAGE, "--groups", "'%.60s' has %s%d where a group from layer %d up to at most %d is expected", text,
+        return tpl_fail(e, TPL_E_USAGE, "--groups",
+                        "'%.60s' has %s%d where a group from layer %d up to at most %d is expected", text,
                         range ? "a range from " : "", first, next, n_layers - 1);
     *size = last - first + 1;
     return TPL_OK;
@@ -74,7 +75,8 @@ tpl_code groups_parse(const char *text, int n_layers, layer_groups *out, tpl_err
     const char *at = text;
     int next = 0;
     if (n_layers < 1 || n_layers > GROUPS_MAX)
-        return tpl_fail(e, TPL_E_USAGE, "--groups", "the draft has %d layers, groups take 1 to %d", n_layers, GROUPS_MAX);
+        return tpl_fail(e, TPL_E_USAGE, "--groups", "the draft has %d layers, groups take 1 to %d", n_layers,
+                        GROUPS_MAX);
     if (strncmp(text, "rule:", 5) == 0 || strncmp(text, "pack:", 5) == 0)
         return parse_generator(text, n_layers, out, e);
     for (;;) {
@@ -87,7 +89,8 @@ tpl_code groups_parse(const char *text, int n_layers, layer_groups *out, tpl_err
         at++;
     }
     if (next != n_layers)
-        return tpl_fail(e, TPL_E_USAGE, "--groups", "'%.100s' ends at layer %d, the draft's last is %d", text, next - 1, n_layers - 1);
+        return tpl_fail(e, TPL_E_USAGE, "--groups", "'%.100s' ends at layer %d, the draft's last is %d", text, next - 1,
+                        n_layers - 1);
     *out = g;
     return TPL_OK;
 }
@@ -99,7 +102,8 @@ void groups_format(const layer_groups *g, char text[GROUPS_TEXT])
     text[0] = 0;
     for (int i = 0; i < g->n; i++) {
         int last = first + g->size[i] - 1;
-        used += (size_t)snprintf(text + used, GROUPS_TEXT - used, last > first ? "%s%d-%d" : "%s%d", i ? "/" : "", first, last);
+        used += (size_t)snprintf(text + used, GROUPS_TEXT - used, last > first ? "%s%d-%d" : "%s%d", i ? "/" : "",
+                                 first, last);
         first = last + 1;
     }
 }

@@ -200,6 +200,8 @@ static tpl_code check_path(const session *s, int seq, const int32_t *rows, int n
     const uint64_t *mask = s->tree_mask + (size_t)seq * (size_t)s->o.max_tree * (size_t)s->tree_words;
     if (!q->alive || !q->open)
         return tpl_fail(e, TPL_E_USAGE, "tree", "sequence %d has no open tree", seq);
+    if (!s->exec->host)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "tree", "backend '%s' cannot move cached rows", team_opts(s->t)->backend);
     for (int i = 0; i < n; i++) {
         int r = rows[i], up = i ? rows[i - 1] : r;
         bool known = r >= 0 && r < q->len - q->chain_len && up >= 0;

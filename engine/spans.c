@@ -11,6 +11,7 @@ typedef struct {
     _Alignas(64) span *items;
     int64_t n, dropped, begun_ns;
     int32_t pass;
+    const plan_step *last;
 } track;
 
 struct spans {
@@ -46,8 +47,11 @@ void spans_destroy(spans *s)
 static void on_begin(void *user, int rank, const plan_step *step)
 {
     track *t = &((spans *)user)->tracks[rank];
-    if (step->call.kind == OP_EMBED && !step->is_comm)
+    /* Ranks that take no part in the embedding (fuzzy plans) are seen to begin again in their list. */
+    bool first = step->call.kind == OP_EMBED && !step->is_comm;
+    if (first || !t->last || step <= t->last)
         t->pass++;
+    t->last = step;
     t->begun_ns = clock_ns();
 }
 
@@ -69,8 +73,10 @@ step_observer spans_observer(spans *s)
 
 void spans_clear(spans *s)
 {
-    for (int i = 0; i < s->n_ranks; i++)
+    for (int i = 0; i < s->n_ranks; i++) {
         s->tracks[i].n = s->tracks[i].dropped = s->tracks[i].pass = 0;
+        s->tracks[i].last = NULL;
+    }
 }
 
 int64_t spans_count(const spans *s, int rank)

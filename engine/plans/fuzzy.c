@@ -1,9 +1,9 @@
-/* fuzzy.c - the lists of a draft whose layers' attention is spread over ranks (EasySpec, arXiv 2502.02493, Algorithm 2).
- * Fuzzy: the attention of a group's layers all reads the group's input h_1, each layer with its own norm; then, in order,
- * h' = h_i + attn_i(h_1), h_i+1 = h' + mlp_i(h'). Placement is this project's choice: rank 0 holds the residual stream and
- * runs everything but the other ranks' attention; a group costs a broadcast of h_1 and a gather of the outputs.
- * The same pieces as in any plan, seeing one rank that computes a layer whole, make up the lists; who takes part is said
- * by `idle`. */
+/* fuzzy.c - the lists of a draft whose layers' attention is spread over ranks (EasySpec, arXiv 2502.02493, Algorithm
+ * 2). Fuzzy: the attention of a group's layers all reads the group's input h_1, each layer with its own norm; then, in
+ * order, h' = h_i + attn_i(h_1), h_i+1 = h' + mlp_i(h'). Placement is this project's choice: rank 0 holds the residual
+ * stream and runs everything but the other ranks' attention; a group costs a broadcast of h_1 and a gather of the
+ * outputs. The same pieces as in any plan, seeing one rank that computes a layer whole, make up the lists; who takes
+ * part is said by `idle`. */
 #include <assert.h>
 
 #include "engine/plans/build.h"
@@ -93,11 +93,13 @@ static void fuzzy_group(const spread *s, int first, int size)
     }
     b->layer = first;
     ranks_below(s, p.ranks);
-    add_comm(b, "fuzzy.all_gather", COMM_ALL_GATHER, ranks, columns(own, 0, p.per_rank * dim), columns(all, 0, p.ranks * p.per_rank * dim));
+    add_comm(b, "fuzzy.all_gather", COMM_ALL_GATHER, ranks, columns(own, 0, p.per_rank * dim),
+             columns(all, 0, p.ranks * p.per_rank * dim));
     only(s, 0);
     for (b->layer = first; b->layer < first + size; b->layer++) {
         p = place_in(s, first, size, b->layer);
-        add_binary(b, OP_ADD, "attn.add", columns(all, (p.owner * p.per_rank + p.slot) * dim, dim), no_ref, whole(b, residual(s)));
+        add_binary(b, OP_ADD, "attn.add", columns(all, (p.owner * p.per_rank + p.slot) * dim, dim), no_ref,
+                   whole(b, residual(s)));
         if (!s->b->o.fuzzy.whole_layers)
             feed_forward(s);
     }
@@ -181,8 +183,13 @@ static void load_appended(const spread *s, cargo *c, int start)
             continue;
         assert(c->n < MAX_SHIPMENTS);
         shipment *to = &c->at[c->n++];
-        *to = (shipment){s->b->layer, place_of(s, s->b->layer).owner, step.stream, step.call.kv_append.a_off, step.call.kv_append.b_off,
-                         load(s, c, step.in[0]), load(s, c, step.in[1])};
+        *to = (shipment){s->b->layer,
+                         place_of(s, s->b->layer).owner,
+                         step.stream,
+                         step.call.kv_append.a_off,
+                         step.call.kv_append.b_off,
+                         load(s, c, step.in[0]),
+                         load(s, c, step.in[1])};
     }
 }
 

@@ -1,5 +1,5 @@
-/* Lists of a draft whose layers are spread over ranks, against the definition: plain passes, and a second forward pass that
- * this file puts together from single kernels' results by hand. */
+/* Lists of a draft whose layers are spread over ranks, against the definition: plain passes, and a second forward pass
+ * that this file puts together from single kernels' results by hand. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,8 @@
 
 enum { VOCAB = 48, PROMPT = 9, MAX_ROWS = 16 };
 
-static const session_options sizes = {.max_seqs = 2, .max_tok = 48, .max_rows = MAX_ROWS, .max_logits = MAX_ROWS, .max_tree = 12};
+static const session_options sizes = {
+    .max_seqs = 2, .max_tok = 48, .max_rows = MAX_ROWS, .max_logits = MAX_ROWS, .max_tree = 12};
 
 static const char *write_model(arena *a, bool mla, int n_layers, uint64_t seed)
 {
@@ -164,9 +165,11 @@ typedef struct {
 } spread_case;
 
 static const spread_case spreads[] = {
-    {"0/1-4/5", 1, {{0}, false, false, false}},   {"0/1-4/5", 2, {{0}, false, false, false}},  {"0/1-4/5", 4, {{0}, false, false, true}},
-    {"0-2/3/4-5", 2, {{0}, false, true, false}},  {"0/1-3/4-5", 3, {{0}, false, true, true}},  {"0-5", 4, {{0}, false, false, false}},
-    {"0/1-4/5", 2, {{0}, true, false, false}},    {"0/1-3/4-5", 4, {{0}, true, false, true}},  {"0-4/5", 3, {{0}, false, true, false}},
+    {"0/1-4/5", 1, {{0}, false, false, false}}, {"0/1-4/5", 2, {{0}, false, false, false}},
+    {"0/1-4/5", 4, {{0}, false, false, true}},  {"0-2/3/4-5", 2, {{0}, false, true, false}},
+    {"0/1-3/4-5", 3, {{0}, false, true, true}}, {"0-5", 4, {{0}, false, false, false}},
+    {"0/1-4/5", 2, {{0}, true, false, false}},  {"0/1-3/4-5", 4, {{0}, true, false, true}},
+    {"0-4/5", 3, {{0}, false, true, false}},
 };
 
 /* An exact prompt, then fuzzy tokens one by one: logits as the definition has them, in every placement. */
@@ -192,7 +195,8 @@ Test(fuzzy, is_algorithm_2_in_every_placement)
             if (t < PROMPT - 1)
                 continue;
             for (int v = 0; v < VOCAB; v++)
-                cr_assert(fabs(session_logits(x.s, 0)[v] - want[v]) < 2e-4, "case %zu, position %d, token %d: %g, not %g", i, t, v, session_logits(x.s, 0)[v], want[v]);
+                cr_assert(fabs(session_logits(x.s, 0)[v] - want[v]) < 2e-4,
+                          "case %zu, position %d, token %d: %g, not %g", i, t, v, session_logits(x.s, 0)[v], want[v]);
         }
         side_close(&x);
     }
@@ -218,7 +222,8 @@ static void compare_single_groups(bool mla, int tp, plan_fuzzy how)
     for (int t = PROMPT; t < PROMPT + 6; t++) {
         side_run(&x, sx, PHASE_FUZZY, tokens + t, 1);
         side_run(&y, sy, PHASE_DECODE, tokens + t, 1);
-        cr_assert(memcmp(session_logits(x.s, 0), session_logits(y.s, 0), VOCAB * sizeof(float)) == 0, "mla %d tp %d position %d", mla, tp, t);
+        cr_assert(memcmp(session_logits(x.s, 0), session_logits(y.s, 0), VOCAB * sizeof(float)) == 0,
+                  "mla %d tp %d position %d", mla, tp, t);
     }
     sha256_hex hx = side_cache_digest(&x, 0, sx, PROMPT + 6), hy = side_cache_digest(&y, 0, sy, PROMPT + 6);
     cr_expect_str_eq(hx.hex, hy.hex);
@@ -258,7 +263,8 @@ static void compare_calibrated(bool mla, int tp, bool visit)
     int32_t tokens[PROMPT + 4];
     float got[128], want[128];
     make_tokens(tokens, PROMPT + 4, 7);
-    side x = side_open(dir, NULL, tp, groups, (plan_fuzzy){.visit = visit}), y = side_open(dir, NULL, 1, NULL, (plan_fuzzy){0});
+    side x = side_open(dir, NULL, tp, groups, (plan_fuzzy){.visit = visit}),
+         y = side_open(dir, NULL, 1, NULL, (plan_fuzzy){0});
     side_add_session(&x, sizes);
     side_add_session(&y, sizes);
     int sx = session_add_seq(x.s), sy = session_add_seq(y.s);
@@ -276,7 +282,8 @@ static void compare_calibrated(bool mla, int tp, bool visit)
         for (int slot = 0; slot < PROMPT + 4; slot++) {
             int n = side_cached(&x, owner(groups, 6, tp, layer), sx, layer, slot, got);
             side_cached(&y, 0, sy, layer, slot, want);
-            cr_assert(memcmp(got, want, (size_t)n * sizeof *got) == 0, "mla %d tp %d visit %d: layer %d slot %d", mla, tp, visit, layer, slot);
+            cr_assert(memcmp(got, want, (size_t)n * sizeof *got) == 0, "mla %d tp %d visit %d: layer %d slot %d", mla,
+                      tp, visit, layer, slot);
         }
     cr_expect(memcmp(session_logits(x.s, 0), session_logits(y.s, 0), VOCAB * sizeof(float)) == 0);
     side_close(&x);
@@ -329,11 +336,13 @@ Test(fuzzy, gives_every_layer_one_owner_and_its_weights_only)
         }
         cr_expect_eq(count(p, PHASE_FUZZY, "attn.gqa", -1, true), rank == 0 ? 4 : 1, "rank %d", rank);
         for (int w = 0; w < p->n_weights; w++)
-            cr_expect(rank == 0 || p->weights[w].layer == rank + 1, "rank %d holds a weight of layer %d", rank, p->weights[w].layer);
+            cr_expect(rank == 0 || p->weights[w].layer == rank + 1, "rank %d holds a weight of layer %d", rank,
+                      p->weights[w].layer);
         plan_destroy(p);
     }
     for (int l = 0; l < 6; l++)
-        cr_expect(attn[l] == 1 && mlp[l] == 1, "layer %d: attention on %d ranks, feed-forward on %d", l, attn[l], mlp[l]);
+        cr_expect(attn[l] == 1 && mlp[l] == 1, "layer %d: attention on %d ranks, feed-forward on %d", l, attn[l],
+                  mlp[l]);
 }
 
 Test(fuzzy, has_lists_that_correspond_between_ranks)
@@ -365,7 +374,8 @@ Test(fuzzy, sends_what_was_designed)
     plan *p = make_plan("0/1-4/5", 2, 0, (plan_fuzzy){0});
     batch_shape one = batch_shape_uniform(1, 10, 1);
     plan_types t = {.act = DT_F32, .kv = DT_F32};
-    /* dim 32: broadcast 32, gather of 2 slots a rank over 2 ranks 64; exact: layers 2 and 4 are rank 1's, K and V of 16. */
+    /* dim 32: broadcast 32, gather of 2 slots a rank over 2 ranks 64; exact: layers 2 and 4 are rank 1's, K and V
+     * of 16. */
     cr_expect_eq((int)plan_cost(p, PHASE_FUZZY, &one, t).bytes_sent, (32 + 64) * 4);
     cr_expect_eq((int)plan_cost(p, PHASE_DECODE, &one, t).bytes_sent, 2 * 32 * 4);
     plan_destroy(p);

@@ -5,8 +5,8 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 
-/* EasySpec, Table 1: drafts of 32, 28 and 16 layers with the groups and the attention stages that it prints; the smallest
- * ones worked by hand. */
+/* EasySpec, Table 1: drafts of 32, 28 and 16 layers with the groups and the attention stages that it prints; the
+ * smallest ones worked by hand. */
 typedef struct {
     char text[40], groups[160];
     int n_layers, stages; /* with ranks enough */

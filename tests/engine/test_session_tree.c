@@ -1,5 +1,5 @@
-/* Trees that grow over several passes, and what is left when a path of one is kept: compared with plain sequences that hold
- * the same tokens, and with a naive model of lengths and pages. */
+/* Trees that grow over several passes, and what is left when a path of one is kept: compared with plain sequences that
+ * hold the same tokens, and with a naive model of lengths and pages. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +38,8 @@ static side open_case(const tree_case *c, arena *a, const char **dir)
     *dir = ckpt_temp_dir(a);
     cr_assert(ckpt_write(*dir, &cfg, DT_F32, 21, 1, &e) == TPL_OK, "%s", e.what);
     side x = side_open(*dir, c->variant, c->tp, NULL, (plan_fuzzy){0});
-    side_add_session(&x, (session_options){.max_seqs = 3, .max_tok = 256, .max_rows = 96, .max_logits = 96, .max_tree = MAX_TREE});
+    side_add_session(
+        &x, (session_options){.max_seqs = 3, .max_tok = 256, .max_rows = 96, .max_logits = 96, .max_tree = MAX_TREE});
     return x;
 }
 
@@ -91,8 +92,8 @@ ParameterizedTestParameters(session_tree, grown_in_steps_equals_one_path_a_seque
     return cr_make_param_array(tree_case, cases, sizeof cases / sizeof *cases);
 }
 
-/* 70 nodes (more than one mask word) in passes of random size: each node's logits are those of a plain sequence that holds
- * the prefix and the node's path. */
+/* 70 nodes (more than one mask word) in passes of random size: each node's logits are those of a plain sequence that
+ * holds the prefix and the node's path. */
 ParameterizedTest(tree_case *c, session_tree, grown_in_steps_equals_one_path_a_sequence)
 {
     arena a;
@@ -135,7 +136,8 @@ ParameterizedTestParameters(session_tree, kept_paths_leave_what_a_chain_would)
     return cr_make_param_array(tree_case, cases, sizeof cases / sizeof *cases);
 }
 
-/* One iteration of the property test: a random tree, a random accepted path, of which the plain sequence gets a copy. */
+/* One iteration of the property test: a random tree, a random accepted path, of which the plain sequence gets a copy.
+ */
 static int grow_and_keep(side *x, int seq, int plain, int len, rng *r)
 {
     int32_t token[40], parent[40], path[40];
@@ -172,12 +174,14 @@ ParameterizedTest(tree_case *c, session_tree, kept_paths_leave_what_a_chain_woul
     rng r = rng_make(77, 2);
     int32_t prefix[5] = {3, 1, 4, 1, 5};
     float got[128], want[128];
-    int seq = session_add_seq(x.s), plain = session_add_seq(x.s), len = 5, mod = strcmp(c->variant, "mla-dcp") == 0 ? 2 : 1;
+    int seq = session_add_seq(x.s), plain = session_add_seq(x.s), len = 5,
+        mod = strcmp(c->variant, "mla-dcp") == 0 ? 2 : 1;
     side_run(&x, seq, PHASE_PREFILL, prefix, 5);
     side_run(&x, plain, PHASE_PREFILL, prefix, 5);
     for (int round = 0; len < 150; round++) {
         len += grow_and_keep(&x, seq, plain, len, &r);
-        cr_assert(session_len(x.s, seq) == len && session_len(x.s, plain) == len, "%s: lengths %d, %d, not %d", c->name, session_len(x.s, seq), session_len(x.s, plain), len);
+        cr_assert(session_len(x.s, seq) == len && session_len(x.s, plain) == len, "%s: lengths %d, %d, not %d", c->name,
+                  session_len(x.s, seq), session_len(x.s, plain), len);
         int64_t page = session_kv_bytes(x.s, 0, KV_MAIN) / (3 * pages_of(256 / mod));
         cr_assert_eq(session_kv_used_bytes(x.s, 0, KV_MAIN), 2 * page * pages_of((len + mod - 1) / mod));
         for (int slot = 0; slot < len; slot++)
@@ -203,8 +207,12 @@ typedef struct {
 Test(session_tree, refuses_what_is_no_path)
 {
     static const bad_path bad[] = {
-        {"sibling", "row 1, number 1", {0, 1}, 2}, {"skips", "row 3, number 1", {0, 3}, 2}, {"not_first", "row 2, number 0", {2}, 1},
-        {"beyond", "row 4, number 0", {4}, 1},     {"negative", "row -1", {-1}, 1},         {"twice", "row 0, number 1", {0, 0}, 2},
+        {"sibling", "row 1, number 1", {0, 1}, 2},
+        {"skips", "row 3, number 1", {0, 3}, 2},
+        {"not_first", "row 2, number 0", {2}, 1},
+        {"beyond", "row 4, number 0", {4}, 1},
+        {"negative", "row -1", {-1}, 1},
+        {"twice", "row 0, number 1", {0, 0}, 2},
         {"other_branch", "row 2, number 1", {1, 2, 3}, 3},
     };
     arena a;

@@ -16,8 +16,8 @@ typedef struct {
     session *s;
 } side;
 
-/* variant_text NULL: the checkpoint's exact one (else one that needs no calibration). groups NULL: an ordinary plan; else
- * `fuzzy` gives the other choices. */
+/* variant_text NULL: the checkpoint's exact one (else one that needs no calibration). groups NULL: an ordinary plan;
+ * else `fuzzy` gives the other choices. */
 side side_open(const char *dir, const char *variant_text, int tp, const char *groups, plan_fuzzy fuzzy);
 void side_add_session(side *x, session_options o);
 void side_close(side *x);

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Runs the speculation tests with their full counts on a release build: 50 prompts x 64 tokens for every method, group list,
+# width and tp; 200,000 draws a sampling rule; the fixture's 192 prompts. Takes about ten minutes on two free cores.
+#   tests/engine/speculate_full.sh BUILD_DIR
+set -e
+build=${1:?usage: $0 BUILD_DIR}
+for test in speculate speculate_pair; do
+    TPLABENCH_FULL=1 "$build/tests/test_engine_$test" -j1 --verbose --timeout 7200
+done
