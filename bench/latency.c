@@ -10,7 +10,7 @@
 #include "engine/generate.h"
 #include "engine/spans.h"
 
-enum { PREFILL_ROWS = 512, MAX_STEPS = 1 << 16, MAX_VARIANTS = 32 };
+enum { PREFILL_ROWS = 512, MAX_STEPS = 1 << 16, MAX_VARIANTS = 32, MAX_TTFT = 64, OBSERVED_STEPS = 16 };
 
 /* One variant of one cell: a team, a session, its sequences filled to the context. */
 typedef struct {
@@ -28,6 +28,9 @@ typedef struct {
     double *itl_us;      /* every step's time of the measured runs, sequence by sequence is the same */
     int64_t n_itl, cap_itl;
     int64_t kv_used, peak_bytes;
+    double ttft_us[MAX_TTFT]; /* [q->ttft_runs] */
+    run_dir *rd;              /* where the trace goes */
+    char *split;              /* time of a decode step by operation; NULL until observed */
 } cell;
 
 /* ---- running ---- */
@@ -78,9 +81,99 @@ static tpl_code run_decode(void *self, tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code run_prefill(void *self, tpl_err *e)
+/* Fills the cache; timed runs first, if any are wanted. */
+static tpl_code time_prefill(cell *c, tpl_err *e)
 {
-    return prefill_all(self, e);
+    for (int i = 0; i < c->q->ttft_runs; i++) {
+        int64_t begin = clock_ns();
+        TPL_TRY(prefill_all(c, e));
+        c->ttft_us[i] = (double)(clock_ns() - begin) / 1e3;
+    }
+    return c->q->ttft_runs ? TPL_OK : prefill_all(c, e);
+}
+
+/* ---- what a cell is called ---- */
+
+static void config_row(const cell *c, rs_row *r)
+{
+    const latency_request *q = c->q;
+    model *m = lab_model(q->lab);
+    char text[VARIANT_TEXT];
+    tpl_dtype compute = q->compute == DT_NONE ? DT_F32 : q->compute;
+    variant_format(c->v, text);
+    row_init(r, RS_LATENCY);
+    row_set_text(r, LAT_model, model_cfg(m)->name);
+    row_set_text(r, LAT_weights, model_is_random(m) ? "random" : "checkpoint");
+    row_set_text(r, LAT_variant, text);
+    row_set_int(r, LAT_tp, c->tp);
+    row_set_text(r, LAT_ranks, ranks_name(q->ranks));
+    row_set_text(r, LAT_backend, "cpu");
+    row_set_text(r, LAT_compute, dtype_name(compute));
+    row_set_text(r, LAT_kv_dtype, dtype_name(q->kv == DT_NONE ? compute : q->kv));
+    row_set_int(r, LAT_threads, 1);
+    row_set_int(r, LAT_batch, c->batch);
+    row_set_int(r, LAT_context_tok, c->context);
+    row_set_int(r, LAT_decode_tok, q->decode_tok);
+    row_set_text(r, LAT_graph, "off");
+    row_set_text(r, LAT_device, q->device);
+    row_set_text(r, LAT_command, q->command);
+}
+
+static rs_cell_id id_of(const cell *c)
+{
+    rs_row r;
+    config_row(c, &r);
+    rs_cell_id id = row_cell_id(&r);
+    row_fini(&r);
+    return id;
+}
+
+/* ---- one observed run ---- */
+
+/* {"matmul": 1.23, ...}: milliseconds of one decode step on rank 0. */
+static char *split_json(const spans *sp, int steps)
+{
+    int64_t total[SPANS_N_KINDS];
+    text_buf b = {0};
+    spans_totals(sp, 0, total);
+    text_addf(&b, "{");
+    for (int k = 0; k < SPANS_N_KINDS; k++)
+        if (total[k])
+            text_addf(&b, "%s\"%s\":%.4g", b.len > 1 ? "," : "", spans_kind_name(k), (double)total[k] / 1e6 / steps);
+    text_addf(&b, "}");
+    return b.data;
+}
+
+static tpl_code write_trace(const cell *c, const spans *sp, tpl_err *e)
+{
+    char *path, text[VARIANT_TEXT];
+    arena a;
+    arena_init(&a);
+    variant_format(c->v, text);
+    tpl_code rc = rd_trace_path(c->rd, id_of(c).hex, &a, &path, e);
+    if (rc == TPL_OK)
+        rc = spans_write_chrome(sp, arena_printf(&a, "%s tp=%d context %d batch %d", text, c->tp, c->context, c->batch),
+                                path, e);
+    arena_fini(&a);
+    return rc;
+}
+
+/* Decode steps under observation: the split of their time, and the trace if one is wanted. Their time is in no row. */
+static tpl_code observe(cell *c, tpl_err *e)
+{
+    int n = team_n_local(c->run.team), steps = c->q->decode_tok < OBSERVED_STEPS ? c->q->decode_tok : OBSERVED_STEPS;
+    spans *sp = spans_create(n, (int64_t)steps * team_plan(c->run.team, 0)->list[PHASE_DECODE].n);
+    tpl_code rc = back_to_context(c, e);
+    session_observe(c->s, spans_observer(sp));
+    for (int i = 0; i < steps && rc == TPL_OK; i++)
+        rc = decode_step(c, e);
+    session_observe(c->s, (step_observer){0});
+    if (rc == TPL_OK)
+        c->split = split_json(sp, steps);
+    if (rc == TPL_OK && c->q->trace)
+        rc = write_trace(c, sp, e);
+    spans_destroy(sp);
+    return rc;
 }
 
 /* ---- checking ---- */
@@ -113,12 +206,15 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
         *n_wrong += !isfinite(got[i]);
     if (c->expected)
         *n_wrong += count_wrong(got, c->expected, vocab, bf16_used ? 0.1 : 1e-3);
-    if (!c->first_logits) {
+    bool first = !c->first_logits;
+    if (first) {
         c->first_logits = tpl_malloc(sizeof *got * (size_t)vocab);
         memcpy(c->first_logits, got, sizeof *got * (size_t)vocab);
     }
     for (int i = 0; i < vocab; i++)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
+    if (!first && !c->split)
+        TPL_TRY(observe(c, e));
     return back_to_context(c, e);
 }
 
@@ -169,7 +265,7 @@ static tpl_code prepare(void *self, tpl_err *e)
     for (int b = 0; b < c->batch; b++)
         c->seqs[b] = session_add_seq(c->s);
     c->peak_bytes = bytes_of_rank(c);
-    TPL_TRY(prefill_all(c, e));
+    TPL_TRY(time_prefill(c, e));
     TPL_TRY(expect(c, e));
     TPL_TRY(back_to_context(c, e));
     c->kv_used = session_kv_used_bytes(c->s, 0, KV_MAIN);
@@ -188,11 +284,11 @@ static void release(void *self)
     c->first_logits = c->expected = NULL;
 }
 
-static void cell_init(cell *c, const latency_request *q, const variant *v, int tp, int batch, int context)
+static void cell_init(cell *c, const latency_request *q, const variant *v, int tp, int batch, int context, run_dir *rd)
 {
     int vocab = model_cfg(lab_model(q->lab))->vocab;
     rng r = rng_make(17, 0);
-    *c = (cell){.q = q, .v = v, .tp = tp, .batch = batch, .context = context, .cap_itl = MAX_STEPS};
+    *c = (cell){.q = q, .v = v, .tp = tp, .batch = batch, .context = context, .cap_itl = MAX_STEPS, .rd = rd};
     c->seqs = tpl_calloc((size_t)batch, sizeof *c->seqs);
     c->next = tpl_calloc((size_t)batch, sizeof *c->next);
     c->rows = tpl_calloc((size_t)batch, sizeof *c->rows);
@@ -209,89 +305,16 @@ static void cell_fini(cell *c)
     free(c->rows);
     free(c->prompt);
     free(c->itl_us);
+    free(c->split);
 }
 
 /* ---- rows ---- */
 
-static void config_row(const cell *c, rs_row *r)
-{
-    const latency_request *q = c->q;
-    model *m = lab_model(q->lab);
-    char text[VARIANT_TEXT];
-    tpl_dtype compute = q->compute == DT_NONE ? DT_F32 : q->compute;
-    variant_format(c->v, text);
-    row_init(r, RS_LATENCY);
-    row_set_text(r, LAT_model, model_cfg(m)->name);
-    row_set_text(r, LAT_weights, model_is_random(m) ? "random" : "checkpoint");
-    row_set_text(r, LAT_variant, text);
-    row_set_int(r, LAT_tp, c->tp);
-    row_set_text(r, LAT_ranks, ranks_name(q->ranks));
-    row_set_text(r, LAT_backend, "cpu");
-    row_set_text(r, LAT_compute, dtype_name(compute));
-    row_set_text(r, LAT_kv_dtype, dtype_name(q->kv == DT_NONE ? compute : q->kv));
-    row_set_int(r, LAT_threads, 1);
-    row_set_int(r, LAT_batch, c->batch);
-    row_set_int(r, LAT_context_tok, c->context);
-    row_set_int(r, LAT_decode_tok, q->decode_tok);
-    row_set_text(r, LAT_graph, "off");
-    row_set_text(r, LAT_device, q->device);
-    row_set_text(r, LAT_command, q->command);
-}
-
-static rs_cell_id id_of(const cell *c)
-{
-    rs_row r;
-    config_row(c, &r);
-    rs_cell_id id = row_cell_id(&r);
-    row_fini(&r);
-    return id;
-}
-
-/* {"matmul": 1.23, ...}: milliseconds of one decode step on rank 0. */
-static char *split_json(const spans *sp, int steps, arena *a)
-{
-    int64_t total[SPANS_N_KINDS];
-    text_buf b = {0};
-    spans_totals(sp, 0, total);
-    text_addf(&b, "{");
-    for (int k = 0; k < SPANS_N_KINDS; k++)
-        if (total[k])
-            text_addf(&b, "%s\"%s\":%.4g", b.len > 1 ? "," : "", spans_kind_name(k), (double)total[k] / 1e6 / steps);
-    text_addf(&b, "}");
-    char *text = arena_strdup(a, b.data);
-    text_fini(&b);
-    return text;
-}
-
-/* One decode run under observation: the split of its time, and the trace if one is wanted. Its time is in no row. */
-static tpl_code observe(cell *c, run_dir *rd, arena *a, char **split, tpl_err *e)
-{
-    int n = team_n_local(c->run.team), steps = c->q->decode_tok < 16 ? c->q->decode_tok : 16;
-    spans *sp = spans_create(n, (int64_t)steps * team_plan(c->run.team, 0)->list[PHASE_DECODE].n);
-    tpl_code rc = back_to_context(c, e);
-    session_observe(c->s, spans_observer(sp));
-    for (int i = 0; i < steps && rc == TPL_OK; i++)
-        rc = decode_step(c, e);
-    session_observe(c->s, (step_observer){0});
-    if (rc == TPL_OK)
-        *split = split_json(sp, steps, a);
-    if (rc == TPL_OK && c->q->trace) {
-        char *path, text[VARIANT_TEXT];
-        variant_format(c->v, text);
-        rc = rd_trace_path(rd, id_of(c).hex, a, &path, e);
-        if (rc == TPL_OK)
-            rc = spans_write_chrome(
-                sp, arena_printf(a, "%s tp=%d context %d batch %d", text, c->tp, c->context, c->batch), path, e);
-    }
-    spans_destroy(sp);
-    return rc;
-}
-
 typedef struct {
     const cell *c;
-    const measure_result *tpot, *ttft; /* ttft may be NULL */
-    const pair_ratio *ratio;           /* NULL for the baseline */
-    const char *base_id, *split;
+    const measure_result *tpot;
+    const pair_ratio *ratio; /* NULL for the baseline */
+    const char *base_id;
     pair_mode mode;
     double bound_ms;
 } row_parts;
@@ -321,7 +344,8 @@ static void set_real(rs_row *r, int column, double v)
 static void fill_times(const row_parts *p, rs_row *r)
 {
     const cell *c = p->c;
-    double tpot_ms = p->tpot->cold.median / 1e3, ttft_ms = p->ttft ? p->ttft->cold.median / 1e3 : NAN;
+    double tpot_ms = p->tpot->cold.median / 1e3,
+           ttft_ms = c->q->ttft_runs ? bstat_median(c->ttft_us, (size_t)c->q->ttft_runs) / 1e3 : NAN;
     bstat_summary itl = bstat_summarise(c->itl_us, (size_t)c->n_itl);
     set_real(r, LAT_ttft_ms, ttft_ms);
     set_real(r, LAT_tpot_ms, tpot_ms);
@@ -368,7 +392,7 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     if (timed) {
         fill_times(p, &r);
         fill_memory(p->c, &r);
-        row_set_text(&r, LAT_split, p->split);
+        row_set_text(&r, LAT_split, p->c->split);
         double frac = p->bound_ms / (p->tpot->cold.median / 1e3);
         if (status == RS_OK && frac > bound_bad_frac) {
             status = RS_BAD_CEILING;
@@ -396,8 +420,7 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
 typedef struct {
     cell cells[MAX_VARIANTS];
     int n;
-    measure_result tpot[MAX_VARIANTS], ttft[MAX_VARIANTS];
-    bool ttft_done;
+    measure_result tpot[MAX_VARIANTS];
     double noise_floor;
     pair_mode mode;
 } group;
@@ -411,11 +434,6 @@ static bench_target decode_target(cell *c)
                           .reset = back_to_context,
                           .run = run_decode,
                           .units = c->q->decode_tok};
-}
-
-static bench_target prefill_target(cell *c)
-{
-    return (bench_target){.self = c, .prepare = prepare, .release = release, .run = run_prefill};
 }
 
 static double bytes_needed(const cell *c)
@@ -440,16 +458,6 @@ static tpl_code measure_group(group *g, const latency_request *q, tpl_err *e)
         bytes[i] = bytes_needed(&g->cells[i]);
     g->mode = pair_choose(bytes, g->n, pair_free_bytes());
     measure_options o = q->measure;
-    if (q->ttft) {
-        for (int i = 0; i < g->n; i++)
-            targets[i] = prefill_target(&g->cells[i]);
-        measure_options once = o;
-        once.min_samples = 3;
-        once.max_samples = 5;
-        once.hot_samples = -1;
-        TPL_TRY(pair_measure(targets, g->n, g->mode, &once, g->ttft, e));
-        g->ttft_done = true;
-    }
     for (int i = 0; i < g->n; i++) {
         g->cells[i].n_itl = 0;
         targets[i] = decode_target(&g->cells[i]);
@@ -460,42 +468,26 @@ static tpl_code measure_group(group *g, const latency_request *q, tpl_err *e)
 
 static tpl_code write_group(group *g, const latency_request *q, run_dir *rd, tpl_err *e)
 {
-    arena a;
     tpl_code rc = TPL_OK;
     bool wrong = false;
     rs_cell_id base = id_of(&g->cells[0]);
-    arena_init(&a);
     double base_bound = bound_of(&g->cells[0]);
     pair_side base_side = {&g->tpot[0], base_bound / (g->tpot[0].cold.median / 1e3)};
     for (int i = 0; i < g->n && rc == TPL_OK; i++) {
         cell *c = &g->cells[i];
-        row_parts p = {.c = c,
-                       .tpot = &g->tpot[i],
-                       .ttft = g->ttft_done ? &g->ttft[i] : NULL,
-                       .base_id = base.hex,
-                       .mode = g->mode,
-                       .bound_ms = bound_of(c)};
+        row_parts p = {.c = c, .tpot = &g->tpot[i], .base_id = base.hex, .mode = g->mode, .bound_ms = bound_of(c)};
         pair_ratio ratio;
-        char *split = NULL;
         if (i > 0) {
             pair_side side = {&g->tpot[i], p.bound_ms / (g->tpot[i].cold.median / 1e3)};
             ratio = pair_compare(base_side, side, g->mode, g->noise_floor, 1);
             p.ratio = &ratio;
         }
-        if (g->tpot[i].n_cold > 0) { /* a fresh team and session for the split: the measured ones are gone */
-            rc = prepare(c, e);
-            if (rc == TPL_OK)
-                rc = observe(c, rd, &a, &split, e);
-            release(c);
-        }
-        p.split = split;
         wrong = wrong || g->tpot[i].status == RS_WRONG_ANSWER;
         if (rc == TPL_OK && q->samples)
             rc = measure_write_samples(q->samples, id_of(c).hex, &g->tpot[i], e);
         if (rc == TPL_OK && !rd_has_cell(rd, RS_LATENCY, id_of(c).hex))
             rc = append(&p, rd, e);
     }
-    arena_fini(&a);
     if (rc == TPL_OK && wrong)
         rc = tpl_fail(e, TPL_E_MISMATCH, "latency", "a variant's answers were wrong: rows with status wrong_answer");
     return rc;
@@ -507,7 +499,7 @@ static tpl_code noise_floor(const latency_request *q, group *g, tpl_err *e)
     cell twins[2];
     bstat_ratio aa;
     for (int i = 0; i < 2; i++)
-        cell_init(&twins[i], q, g->cells[0].v, g->cells[0].tp, g->cells[0].batch, g->cells[0].context);
+        cell_init(&twins[i], q, g->cells[0].v, g->cells[0].tp, g->cells[0].batch, g->cells[0].context, g->cells[0].rd);
     bench_target targets[2] = {decode_target(&twins[0]), decode_target(&twins[1])};
     measure_options o = q->measure;
     o.hot_samples = -1;
@@ -536,7 +528,7 @@ static tpl_code run_group(const latency_request *q, int tp, int batch, int conte
     tpl_code rc = TPL_OK;
     for (int v = 0; v < q->n_variants && g->n < MAX_VARIANTS; v++)
         if (variant_fit(&q->variants[v], m, tp, e) == TPL_OK || tp == 1)
-            cell_init(&g->cells[g->n++], q, &q->variants[v], tp, batch, context);
+            cell_init(&g->cells[g->n++], q, &q->variants[v], tp, batch, context, rd);
     for (int i = 0; list && i < g->n; i++) {
         char text[VARIANT_TEXT], id[16];
         variant_format(g->cells[i].v, text);
@@ -555,8 +547,6 @@ static tpl_code run_group(const latency_request *q, int tp, int batch, int conte
     for (int i = 0; i < g->n; i++) {
         cell_fini(&g->cells[i]);
         measure_result_fini(&g->tpot[i]);
-        if (g->ttft_done)
-            measure_result_fini(&g->ttft[i]);
     }
     free(g);
     return rc;
@@ -567,6 +557,8 @@ static tpl_code check_request(const latency_request *q, tpl_err *e)
     const model_config *m = model_cfg(lab_model(q->lab));
     if (q->n_variants > MAX_VARIANTS)
         return tpl_fail(e, TPL_E_USAGE, "--variant", "has %d variants, at most %d", q->n_variants, MAX_VARIANTS);
+    if (q->ttft_runs < 0 || q->ttft_runs > MAX_TTFT)
+        return tpl_fail(e, TPL_E_USAGE, "--ttft-runs", "is %d, expected 0 to %d", q->ttft_runs, MAX_TTFT);
     for (int v = 0; v < q->n_variants; v++) {
         if (q->variants[v].kind == VAR_TPLA && q->variants[v].slice == SLICE_NORM)
             return tpl_fail(e, TPL_E_USAGE, "--variant",

@@ -27,7 +27,8 @@ typedef struct {
     tpl_dtype compute, kv;
     const ceilings *ceil;
     measure_options measure;
-    bool ttft;     /* measure prefill too; else the cache is filled once and ttft_ms stays empty */
+    int ttft_runs; /* prefills timed a cell before decoding, the median is ttft_ms; 0: the cache is filled once, untimed
+                    */
     bool trace;    /* write traces/<cell_id>.json of one decode run */
     bool aa;       /* compare the first variant with itself first: the noise floor */
     FILE *samples; /* every sample as CSV; may be NULL */

@@ -15,7 +15,8 @@ typedef struct {
     double timeout_s;
     ranks_kind ranks;
     tpl_dtype compute, kv;
-    bool list, trace, aa, no_ttft;
+    int ttft_runs;
+    bool list, trace, aa;
     table_format format;
 } latency_state;
 
@@ -32,7 +33,7 @@ static const cli_option options[] = {
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"max-samples", "N", "samples of a cell at most (default 200)", false},
     {"timeout", "S", "sampling time of a variant and cell at most, seconds (default 2)", false},
-    {"no-ttft", NULL, "do not time prefill", false},
+    {"ttft-runs", "N", "prefills timed a cell, the median is TTFT; 0: none (default 3)", false},
     {"aa", NULL, "first compare the first variant with itself: the machine's noise floor", false},
     {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto): one track a rank, CPU timers", false},
     {"samples", "FILE", "write every sample as CSV", true},
@@ -48,7 +49,7 @@ static tpl_code set_flag(latency_state *s, const char *key)
     const struct {
         const char *key;
         bool *to;
-    } flags[] = {{"list", &s->list}, {"trace", &s->trace}, {"aa", &s->aa}, {"no-ttft", &s->no_ttft}};
+    } flags[] = {{"list", &s->list}, {"trace", &s->trace}, {"aa", &s->aa}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (strcmp(flags[i].key, key) == 0)
             *flags[i].to = true;
@@ -78,6 +79,11 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return cli_set_axis(c, key, value, 1, 1 << 16, &s->batches, e);
     if (strcmp(key, "decode-tok") == 0)
         return cli_set_int(key, value, 1, 1 << 16, &s->decode_tok, e);
+    if (strcmp(key, "ttft-runs") == 0) {
+        TPL_TRY(cli_set_int(key, value, 0, 64, &s->ttft_runs, e));
+        s->ttft_runs = s->ttft_runs ? s->ttft_runs : -1;
+        return TPL_OK;
+    }
     if (strcmp(key, "max-samples") == 0)
         return cli_set_int(key, value, 6, 1 << 20, &s->max_samples, e);
     if (strcmp(key, "timeout") == 0) {
@@ -152,7 +158,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     s->contexts = s->contexts.n ? s->contexts : (cli_axis){context, 1};
     latency_request q = {.lab = l, .variants = s->variants.v, .n_variants = s->variants.n, .tps = s->tps.v, .n_tps = s->tps.n, .contexts = s->contexts.v,
                          .n_contexts = s->contexts.n, .batches = s->batches.v, .n_batches = s->batches.n, .decode_tok = s->decode_tok ? s->decode_tok : 16,
-                         .ranks = s->ranks, .compute = s->compute, .kv = s->kv, .ttft = !s->no_ttft, .trace = s->trace, .aa = s->aa, .command = c->command,
+                         .ranks = s->ranks, .compute = s->compute, .kv = s->kv, .ttft_runs = s->ttft_runs == 0 ? 3 : s->ttft_runs < 0 ? 0 : s->ttft_runs, .trace = s->trace, .aa = s->aa, .command = c->command,
                          .measure = {.max_samples = s->max_samples ? s->max_samples : 200, .timeout_s = s->timeout_s}};
     tpl_code rc = s->list ? latency_list(&q, c->rd, stdout, e) : measure(s, &q, c, e);
     lab_close(l);
