@@ -85,7 +85,7 @@ static tpl_code print_list(const kernels_request *q, table_format format, tpl_er
     return rc;
 }
 
-static tpl_code print_results(const kernels_state *s, const ceilings *used, const run_dir *rd, tpl_err *e)
+static tpl_code print_results(const kernels_state *s, const ceilings *used, const run_dir *rd, long before, tpl_err *e)
 {
     bool reading = s->format == TABLE_ALIGNED || s->format == TABLE_MD;
     if (reading) {
@@ -94,7 +94,7 @@ static tpl_code print_results(const kernels_state *s, const ceilings *used, cons
         table_destroy(t);
         TPL_TRY(rc);
     }
-    return cli_print_rows(rd, RS_KERNELS, "Kernels", reading ? shown : NULL, s->format, e);
+    return cli_print_rows(rd, RS_KERNELS, before, "Kernels", reading ? shown : NULL, s->format, e);
 }
 
 static tpl_code run(void *state, cli_context *c, tpl_err *e)
@@ -108,9 +108,10 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     if (s->list)
         return print_list(&q, s->format, e);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "kernels", &r, e));
+    long before = c->rd ? rd_n_rows(r.rd, RS_KERNELS) : 0; /* a suite's earlier sections have been printed */
     tpl_code rc = kernels_bench_run(&q, r.rd, &used, e);
     if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
-        tpl_code printed = print_results(s, &used, r.rd, &print_err);
+        tpl_code printed = print_results(s, &used, r.rd, before, &print_err);
         if (rc == TPL_OK && printed != TPL_OK) {
             *e = print_err;
             rc = printed;

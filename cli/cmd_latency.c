@@ -117,6 +117,7 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
         log_note("ceilings moved: %s", ceil.moved);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
     tpl_code rc = TPL_OK;
+    long before = c->rd ? rd_n_rows(r.rd, RS_LATENCY) : 0; /* a suite's earlier sections have been printed */
     if (s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
         rc = table_print(t, TABLE_ALIGNED, stdout, e);
     table_destroy(t);
@@ -126,7 +127,7 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
         rc = latency_run(q, r.rd, e);
     if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
         tpl_err shown_err;
-        tpl_code printed = cli_print_rows(r.rd, RS_LATENCY, "Latency", s->format == TABLE_ALIGNED || s->format == TABLE_MD ? shown : NULL, s->format, &shown_err);
+        tpl_code printed = cli_print_rows(r.rd, RS_LATENCY, before, "Latency", s->format == TABLE_ALIGNED || s->format == TABLE_MD ? shown : NULL, s->format, &shown_err);
         if (rc == TPL_OK && printed != TPL_OK) {
             *e = shown_err;
             rc = printed;

@@ -145,7 +145,7 @@ static const char *short_variant(const char *cell)
     return text;
 }
 
-tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, const char *title, const char *picks, table_format format, tpl_err *e)
+tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, long from, const char *title, const char *picks, table_format format, tpl_err *e)
 {
     arena a;
     csv_table *csv = NULL;
@@ -157,6 +157,8 @@ tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, const char *title, cons
         rc = csv_table_load(path, &csv, e);
         if (rc == TPL_OK)
             rc = table_from_csv(title, picks, (int)kind, csv, &t, e);
+        if (rc == TPL_OK)
+            table_skip_rows(t, from);
         if (rc == TPL_OK && (format == TABLE_ALIGNED || format == TABLE_MD))
             table_map_text(t, "variant", short_variant);
         if (rc == TPL_OK)

@@ -46,7 +46,7 @@ typedef struct {
 tpl_code cli_open_run(cli_context *c, const char *root, const char *resume, const char *label, cli_run *out, tpl_err *e);
 tpl_code cli_close_run(cli_run *r, tpl_code rc, tpl_err *e);
 
-/* Prints the rows of one CSV of a run as a table. Nothing if the file is not there. */
-tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, const char *title, const char *picks, table_format format, tpl_err *e);
+/* Prints the rows of one CSV of a run from row `from` on (0: all) as a table. Nothing if the file is not there. */
+tpl_code cli_print_rows(const run_dir *rd, rs_kind kind, long from, const char *title, const char *picks, table_format format, tpl_err *e);
 
 #endif

@@ -27,6 +27,13 @@ struct table {
     size_t cells_cap;
 };
 
+void table_skip_rows(table *t, long n)
+{
+    n = n < t->n_rows ? n : t->n_rows;
+    memmove(t->cells, t->cells + n * t->n_columns, sizeof *t->cells * (size_t)((t->n_rows - n) * t->n_columns));
+    t->n_rows -= n;
+}
+
 void table_map_text(table *t, const char *name, const char *(*map)(const char *cell))
 {
     for (int c = 0; c < t->n_columns; c++) {

@@ -45,6 +45,9 @@ tpl_code table_from_rows(const char *title, const char *picks, rs_kind kind, con
 /* kind -1: not one of the schema's files; a column is then numeric where all its cells are. */
 tpl_code table_from_csv(const char *title, const char *picks, int kind, const csv_table *csv, table **out, tpl_err *e);
 
+/* Leaves the first n rows out. */
+void table_skip_rows(table *t, long n);
+
 /* Rewrites a text column's cells for reading; `map` gives a string that it keeps alive until the next call, or NULL to leave a
  * cell alone. Nothing happens where there is no such column. */
 void table_map_text(table *t, const char *name, const char *(*map)(const char *cell));
