@@ -20,6 +20,8 @@ typedef struct exec_ops {
     /* Runs the batch laid out in the session through its phase's list, on all local ranks; returns when it has run. */
     tpl_code (*forward)(session *s, tpl_err *e);
     const float *(*logits)(const session *s, int i);
+    /* Moves cached values of one rank or between local ranks, after the last pass and before the next. */
+    tpl_code (*move)(session *s, void *to, const void *from, size_t bytes, tpl_err *e);
 } exec_ops;
 
 /* The executor of a backend: the card's for "cuda", the host's for all others. */

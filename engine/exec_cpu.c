@@ -1,5 +1,6 @@
 /* exec_cpu.c - ranks as threads (or processes) of a host: weights in place, collectives through device/comm.h. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/exec.h"
 #include "engine/session_impl.h"
@@ -115,6 +116,12 @@ static const float *logits(const session *s, int i)
     return (const float *)s->ranks[0].bufs[p->logits_buf] + (size_t)i * (size_t)p->cfg.vocab;
 }
 
+static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_err *e)
+{
+    memcpy(to, from, bytes);
+    return TPL_OK;
+}
+
 const exec_ops exec_cpu = {.host = true,
                            .compute = DT_F32,
                            .team_open = team_open,
@@ -122,4 +129,5 @@ const exec_ops exec_cpu = {.host = true,
                            .open = open_ranks,
                            .close = close_ranks,
                            .forward = forward,
-                           .logits = logits};
+                           .logits = logits,
+                           .move = move};

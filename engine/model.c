@@ -20,10 +20,18 @@ typedef struct {
     const st_tensor *scales; /* of an f8 weight */
 } weight;
 
+typedef struct {
+    weight *w;
+    weight_role role;
+    int32_t layer, expert;
+} placed_weight;
+
 /* Addresses of a random model's weights: reserved at first, filled when a host backend wants them. */
 typedef struct {
     char *base;   /* NULL: a checkpoint */
     size_t bytes;
+    placed_weight *placed; /* [n_placed] by address */
+    int64_t n_placed;
     uint64_t seed;
     bool made, attention_only;
 } random_set;
@@ -284,58 +292,67 @@ void model_close(model *m)
 
 enum { RANDOM_ALIGN = 256 };
 
-/* Calls fn on every weight that a shape has, in a fixed order. */
-static void each_slot(model *m, void (*fn)(model *m, weight_role r, int layer))
-{
-    for (int layer = 0; layer < m->cfg.n_layers; layer++)
-        for (weight_role r = 0; r < W_N_ROLES; r++)
-            if ((layer == 0 || weight_role_per_layer(r)) && role_shape(&m->cfg, r, layer).n_dims && !role_is_expert(r))
-                fn(m, r, layer);
-}
-
-/* Sizes only; data holds the offset until the addresses are known. */
-static void place_weight(model *m, weight_role r, int layer)
+/* Appends a weight, unless it is a tied head; returns where the next one begins. */
+static size_t place_weight(model *m, size_t at, weight_role r, int layer, int expert, weight *w)
 {
     role_dims s = role_shape(&m->cfg, r, layer);
-    bool tied = r == W_LM_HEAD && m->cfg.tied_embeddings;
-    mat *v = &slot(m, r, layer)->view;
-    *v = (mat){.dtype = DT_BF16, .rows = s.n_dims == 2 ? s.dims[0] : 1, .cols = s.dims[s.n_dims - 1]};
-    v->stride = v->cols;
-    if (tied) {
-        *v = slot(m, W_EMBED, 0)->view;
-        return;
+    tpl_dtype type = r == W_ROUTER_BIAS ? DT_F32 : DT_BF16;
+    w->view = (mat){.data = (void *)((uintptr_t)m->random.base + at), .dtype = type, .rows = s.n_dims == 2 ? s.dims[0] : 1, .cols = s.dims[s.n_dims - 1]};
+    w->view.stride = w->view.cols;
+    if (!own_tensor(m, r)) {
+        w->view = slot(m, W_EMBED, 0)->view;
+        return at;
     }
-    v->data = (void *)m->random.bytes;
-    size_t bytes = (size_t)(v->rows * v->cols) * dtype_bytes(v->dtype);
-    m->random.bytes += (bytes + RANDOM_ALIGN - 1) / RANDOM_ALIGN * RANDOM_ALIGN;
+    m->random.placed[m->random.n_placed++] = (placed_weight){w, r, layer, expert};
+    size_t bytes = (size_t)(w->view.rows * w->view.cols) * dtype_bytes(type);
+    return at + (bytes + RANDOM_ALIGN - 1) / RANDOM_ALIGN * RANDOM_ALIGN;
 }
 
-static void move_weight(model *m, weight_role r, int layer)
+/* All weights of the shape in a fixed order, one behind the other from the base on; returns their end. */
+static size_t place_weights(model *m)
 {
-    mat *v = &slot(m, r, layer)->view;
-    v->data = m->random.base + (size_t)v->data;
+    size_t at = 0;
+    m->random.n_placed = 0;
+    for (int layer = 0; layer < m->cfg.n_layers; layer++)
+        for (weight_role r = 0; r < W_N_ROLES; r++) {
+            if ((layer > 0 && !weight_role_per_layer(r)) || role_shape(&m->cfg, r, layer).n_dims == 0)
+                continue;
+            if (!role_is_expert(r))
+                at = place_weight(m, at, r, layer, 0, slot(m, r, layer));
+            for (int x = 0; role_is_expert(r) && m->experts && x < m->cfg.n_experts; x++)
+                at = place_weight(m, at, r, layer, x, expert_slot(m, r, layer, x));
+        }
+    return at;
 }
 
-/* Norm weights lie in [0.75, 1.25); a matrix of k columns has variance 1 / k, an embedding 1. */
-static random_recipe recipe_of(const model *m, const mat *v, weight_role r, int layer)
+/* Norm weights lie in [0.75, 1.25), biases in [-0.05, 0.05); a matrix of k columns has variance 1 / k, an embedding 1. */
+static random_recipe recipe_of(const model *m, const placed_weight *p)
 {
-    uint64_t key = random_mix(m->random.seed + random_mix((uint64_t)r * 4096 + (uint64_t)layer + 1));
-    if (v->rows == 1)
-        return (random_recipe){.key = key, .size = 0.25f, .offset = 4};
-    return (random_recipe){.key = key, .size = r == W_EMBED ? 1.f : sqrtf(3.f / (float)v->cols)};
+    const char *name = weight_role_name(p->role), *end = strstr(name, "norm");
+    uint64_t place = ((uint64_t)p->role * 4096 + (uint64_t)p->layer) * 65536 + (uint64_t)p->expert + 1;
+    random_recipe r = {.key = random_mix(m->random.seed + random_mix(place))};
+    if (p->w->view.rows == 1) {
+        r.size = end ? 0.25f : 0.05f;
+        r.offset = end ? 4 : 0;
+    } else {
+        r.size = p->role == W_EMBED ? 1.f : sqrtf(3.f / (float)p->w->view.cols);
+    }
+    return r;
 }
 
-static void make_weight(model *m, weight_role r, int layer)
+static void make_weight(const model *m, const placed_weight *p)
 {
-    const mat *v = &slot(m, r, layer)->view;
-    random_recipe recipe = recipe_of(m, v, r, layer);
-    bf16 *to = v->data;
+    const mat *v = &p->w->view;
+    random_recipe recipe = recipe_of(m, p);
     int64_t n = v->rows * v->cols;
-    if (!own_tensor(m, r))
-        return;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bf16_from_f32(random_value(recipe, (uint64_t)i));
+    for (int64_t i = 0; i < n; i++) {
+        bf16 short_value = bf16_from_f32(random_value(recipe, (uint64_t)i));
+        if (v->dtype == DT_BF16)
+            ((bf16 *)v->data)[i] = short_value;
+        else
+            ((float *)v->data)[i] = bf16_to_f32(short_value);
+    }
 }
 
 /* The file's configuration as a shape runs it. */
@@ -347,20 +364,23 @@ static tpl_code shape_config(model *m, const shape_spec *s, const char *path, tp
     m->cfg.rope = (rope_scaling){0};
     if (s->layers > 0)
         m->cfg.n_layers = s->layers;
-    if (!s->attention_only && count_moe_layers(&m->cfg))
-        return tpl_fail(e, TPL_E_UNSUPPORTED, path, "has experts, of which no random ones are made, expected moe=off");
     return model_config_runnable(&m->cfg, e);
 }
 
 static tpl_code reserve_weights(model *m, tpl_err *e)
 {
-    m->weights = arena_array(&m->mem, weight, (size_t)W_N_ROLES * (size_t)m->cfg.n_layers);
-    each_slot(m, place_weight);
+    const model_config *c = &m->cfg;
+    size_t layers = (size_t)c->n_layers, experts = m->random.attention_only || !count_moe_layers(c) ? 0 : layers * N_EXPERT_ROLES * (size_t)c->n_experts;
+    m->weights = arena_array(&m->mem, weight, (size_t)W_N_ROLES * layers);
+    if (experts)
+        m->experts = tpl_calloc(experts, sizeof *m->experts);
+    m->random.placed = arena_array(&m->mem, placed_weight, (size_t)W_N_ROLES * layers + experts);
+    m->random.bytes = place_weights(m); /* only to count */
     void *p = mmap(NULL, m->random.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return tpl_fail(e, TPL_E_MEMORY, m->dir, "needs addresses for %.3f GiB of weights", (double)m->random.bytes / 0x1p30);
     m->random.base = p;
-    each_slot(m, move_weight);
+    place_weights(m);
     return TPL_OK;
 }
 
@@ -405,25 +425,29 @@ tpl_code model_make_weights(model *m, tpl_err *e)
     if (r->bytes > total || mprotect(r->base, r->bytes, PROT_READ | PROT_WRITE) != 0)
         return tpl_fail(e, TPL_E_MEMORY, m->dir, "needs %.3f GiB for random weights, the machine has %.3f GiB in all",
                         (double)r->bytes / 0x1p30, (double)total / 0x1p30);
-    each_slot(m, make_weight);
+    for (int64_t i = 0; i < r->n_placed; i++)
+        make_weight(m, &r->placed[i]);
     r->made = true;
     return TPL_OK;
 }
 
 bool model_weight_recipe(const model *m, const void *at, random_recipe *recipe, uint64_t *index)
 {
-    for (int layer = 0; m->random.base && layer < m->cfg.n_layers; layer++)
-        for (weight_role r = 0; r < W_N_ROLES; r++) {
-            const mat *v = &slot(m, r, layer)->view;
-            size_t bytes = (size_t)(v->rows * v->cols) * dtype_bytes(v->dtype);
-            const char *p = v->data, *q = at;
-            if (!p || !own_tensor(m, r) || q < p || q >= p + bytes)
-                continue;
-            *recipe = recipe_of(m, v, r, weight_role_per_layer(r) ? layer : 0);
-            *index = (uint64_t)(q - p) / dtype_bytes(v->dtype);
-            return true;
-        }
-    return false;
+    const random_set *r = &m->random;
+    int64_t lo = 0, hi = r->n_placed;
+    if (!r->base || (const char *)at < r->base || (const char *)at >= r->base + r->bytes)
+        return false;
+    while (hi - lo > 1) { /* the last weight that begins at or before */
+        int64_t mid = (lo + hi) / 2;
+        if ((const char *)r->placed[mid].w->view.data <= (const char *)at)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    const mat *v = &r->placed[lo].w->view;
+    *recipe = recipe_of(m, &r->placed[lo]);
+    *index = (uint64_t)((const char *)at - (const char *)v->data) / dtype_bytes(v->dtype);
+    return true;
 }
 
 /* ---- reading ---- */

@@ -232,7 +232,7 @@ static const session_rank *keeper(const session *s, const session_rank *to, int 
     return NULL;
 }
 
-static void move_slot(session *s, int stream, int seq, int from, int to)
+static tpl_code move_slot(session *s, int stream, int seq, int from, int to, tpl_err *e)
 {
     for (int i = 0; i < s->n_ranks; i++) {
         session_rank *r = &s->ranks[i];
@@ -243,8 +243,9 @@ static void move_slot(session *s, int stream, int seq, int from, int to)
         char *dst = cached_row(s, r, stream, seq, to);
         const char *src = cached_row(s, source, stream, seq, from);
         for (int layer = 0; layer < team_plan(s->t, i)->cfg.n_layers; layer++)
-            memcpy(dst + r->layer_bytes[stream] * layer, src + source->layer_bytes[stream] * layer, (size_t)v->width * dtype_bytes(v->dtype));
+            TPL_TRY(s->exec->move(s, dst + r->layer_bytes[stream] * layer, src + source->layer_bytes[stream] * layer, (size_t)v->width * dtype_bytes(v->dtype), e));
     }
+    return TPL_OK;
 }
 
 tpl_code session_keep_path(session *s, int seq, const int32_t *rows, int n, tpl_err *e)
@@ -258,7 +259,7 @@ tpl_code session_keep_path(session *s, int seq, const int32_t *rows, int n, tpl_
     for (int k = 0; k < KV_N_STREAMS; k++)
         for (int i = 0; i < n && q->n_pages[k] > 0; i++)
             if (rows[i] != i)
-                move_slot(s, k, seq, q->chain_len + rows[i], q->chain_len + i);
+                TPL_TRY(move_slot(s, k, seq, q->chain_len + rows[i], q->chain_len + i, e));
     q->open = false;
     q->len = q->chain_len + n;
     q->chain_len = q->len;

@@ -71,13 +71,13 @@ typedef struct {
     char *dir, *spec;
 } folder;
 
-static folder make_shape(const model_config *c, const char *keys)
+static folder make_shape(const model_config *c, const char *keys, const char *extra)
 {
     folder f;
     tpl_err e = {0};
     arena_init(&f.mem);
     f.dir = ckpt_temp_dir(&f.mem);
-    char *text = ckpt_config_text(&f.mem, c, NULL), *path = text_path_join(&f.mem, f.dir, "tiny.json");
+    char *text = ckpt_config_text(&f.mem, c, extra), *path = text_path_join(&f.mem, f.dir, "tiny.json");
     cr_assert(text_write_file(path, text, strlen(text), &e) == TPL_OK, "%s", e.what);
     f.spec = arena_printf(&f.mem, "shape:%s%s", path, keys);
     return f;
@@ -92,7 +92,7 @@ static void drop_shape(folder *f)
 Test(shape, weights_follow_their_recipe)
 {
     model_config c = ckpt_small_mla();
-    folder f = make_shape(&c, ",layers=3");
+    folder f = make_shape(&c, ",layers=3", NULL);
     model *m;
     tpl_err e = {0};
     cr_assert(model_open_shape(f.spec, NULL, &m, &e) == TPL_OK, "%s: %s", e.where, e.what);
@@ -118,6 +118,23 @@ Test(shape, weights_follow_their_recipe)
     drop_shape(&f);
 }
 
+/* The same logits from every rank's share of the experts. */
+static void run_shape(const char *spec, const char *text, int tp, bool mlp, float *logits);
+
+Test(shape, makes_experts)
+{
+    static const char extra[] = "\"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 8,"
+                                "\"first_k_dense_replace\": 1, \"n_group\": 2, \"topk_group\": 1,";
+    model_config c = ckpt_small_mla();
+    folder f = make_shape(&c, ",moe=full", extra);
+    float one[48], two[48];
+    run_shape(f.spec, "mla", 1, true, one);
+    run_shape(f.spec, "mla", 2, true, two);
+    for (int i = 0; i < 48; i++)
+        cr_expect(fabsf(one[i] - two[i]) < 1e-4f, "logit %d: %g and %g", i, (double)one[i], (double)two[i]);
+    drop_shape(&f);
+}
+
 static bool has_step(const plan *p, const char *name)
 {
     for (int i = 0; i < p->list[PHASE_DECODE].n; i++)
@@ -127,7 +144,7 @@ static bool has_step(const plan *p, const char *name)
 }
 
 /* Logits of 5 rows, the same whatever the number of ranks. */
-static void run_shape(const char *spec, int tp, bool mlp, float *logits)
+static void run_shape(const char *spec, const char *text, int tp, bool mlp, float *logits)
 {
     lab *l;
     lab_run run;
@@ -135,7 +152,7 @@ static void run_shape(const char *spec, int tp, bool mlp, float *logits)
     variant v;
     tpl_err e = {0};
     cr_assert(lab_open(spec, &(lab_calibration){0}, &l, &e) == TPL_OK, "%s: %s", e.where, e.what);
-    cr_assert(variant_parse("tpla:g=2:u=pca", &v, &e) == TPL_OK);
+    cr_assert(variant_parse(text, &v, &e) == TPL_OK);
     cr_assert(lab_run_open(l, &v, &(team_options){.tp = tp}, &run, &e) == TPL_OK, "%s: %s", e.where, e.what);
     cr_expect(has_step(team_plan(run.team, 0), "mlp.down") == mlp);
     session_options o = {.max_seqs = 1, .max_tok = 8, .max_rows = 8, .max_logits = 1};
@@ -155,10 +172,10 @@ Test(shape, runs_without_a_transform)
 {
     model_config c = ckpt_small_mla();
     for (int off = 0; off < 2; off++) {
-        folder f = make_shape(&c, off ? ",moe=off" : "");
+        folder f = make_shape(&c, off ? ",moe=off" : "", NULL);
         float one[48], two[48], size = 0;
-        run_shape(f.spec, 1, !off, one);
-        run_shape(f.spec, 2, !off, two);
+        run_shape(f.spec, "tpla:g=2:u=pca", 1, !off, one);
+        run_shape(f.spec, "tpla:g=2:u=pca", 2, !off, two);
         for (int i = 0; i < 48; i++) {
             size = fmaxf(size, fabsf(one[i]));
             cr_expect(fabsf(one[i] - two[i]) < 1e-4f, "logit %d: %g and %g", i, (double)one[i], (double)two[i]);
