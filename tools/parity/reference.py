@@ -173,7 +173,7 @@ def build(architecture, fields, seed, dtype="bf16", freq=1):
     """A random model in float32 whose weights the stored type holds exactly."""
     torch.manual_seed(seed)
     config = make_config(architecture, fields)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     model = getattr(transformers, architecture)(config).float().eval()
     if freq > 1:
         use_dense_layers(model, freq, fields["first_k_dense_replace"])
