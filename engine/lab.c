@@ -1,10 +1,10 @@
 #include "engine/lab.h"
 
 #include <stdlib.h>
-
-#include "base/rng.h"
 #include <string.h>
 
+#include "base/log.h"
+#include "base/rng.h"
 #include "device/procs.h"
 #include "engine/remote.h"
 #include "engine/shape.h"
@@ -127,11 +127,13 @@ static tpl_code ensure_calibrated(lab *l, tpl_err *e)
     arena_init(&a);
     char *cache = NULL, *path = text_path_join(&a, model_dir(l->m), "tokenizer.json");
     calibrate_options o = {.rows = &l->rows, .tp = l->c.tp ? l->c.tp : 1};
+    tpl_err why;
     tpl_code rc = TPL_OK;
     if (!l->rows.tokens)
         TPL_GOTO(rc, read_rows(l, e), done);
-    if (l->c.cache && l->tok) {
-        TPL_GOTO(rc, text_cache_dir(&a, &cache, e), done);
+    if (l->c.cache && text_cache_dir(&a, &cache, &why) != TPL_OK)
+        log_warn("no transform cache: %s: %s", why.where, why.what);
+    if (cache && l->tok) {
         TPL_GOTO(rc, sha256_file(path, &o.tokenizer_sha, e), done);
         TPL_GOTO(rc, model_sha256(l->m, &o.model_sha, e), done);
         o.cache_dir = cache;
