@@ -5,9 +5,12 @@
  * Fails:  never; a bound that is not known is NaN.
  *
  *   bound of a step = max(bytes over the ceiling of its own mix, FLOPs over the matrix rate of its type)
+ *
  *   bytes r read, w written: as much as is written is taken to be copied, the rest is only read (or, where more is
- * written than read, goes at the copy rate too):  t = 2 min(r, w) / copy + (r - w) / read   or   (r + w) / copy bound
- * of a plan = sum over its steps, because steps follow one another. */
+ *   written than read, goes at the copy rate too):  t = 2 min(r, w) / copy + (r - w) / read   or   (r + w) / copy
+ *   where a step writes over what it read (rotations, sums into a residual) `update` stands for `copy`
+ *
+ *   bound of a plan = sum over its steps, because steps follow one another */
 #ifndef TPL_BENCH_BOUND_H
 #define TPL_BENCH_BOUND_H
 
@@ -16,7 +19,10 @@
 
 /* `threads` equal pieces of work run at once and share the machine; the time is that of all of them. compute: type of
  * the inputs of matrix products; bf16 may be computed in f32 where that is faster. */
-double bound_us(const ceilings *c, op_cost_sum cost, tpl_dtype compute, int threads);
+double bound_us(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype compute, int threads);
+
+/* Whether a step's output is one of its inputs. */
+bool bound_step_in_place(const plan_step *s);
 
 /* Matrix products and attention run at the rate of `compute`, all else in f32. */
 tpl_dtype bound_rate_type(op_kind op, tpl_dtype compute);

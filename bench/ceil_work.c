@@ -122,6 +122,16 @@ static double copy_own(ceil_state *s)
     return 2. * (double)turn_bytes(s);
 }
 
+/* Every line is written where it was read, so that it has to come from memory once only. */
+static double update_own(ceil_state *s)
+{
+    lane8 *x = s->a.data;
+    size_t n = turn_bytes(s) / sizeof *x;
+    for (size_t i = 0; i < n; i++)
+        x[i] |= 1;
+    return 2. * (double)turn_bytes(s);
+}
+
 /* ---- matrix products ---- */
 
 enum { SIDE = 512 }; /* m = n = k: operands of 1 MiB in f32, some milliseconds */
@@ -298,6 +308,7 @@ static const ceil_probe probes_[] = {
     {CEIL_READ, "own, 4 streams", open_memory, cool_memory, read_four_streams, close_buffers},
     {CEIL_COPY, "memcpy", open_memory, cool_memory, copy_memcpy, close_buffers},
     {CEIL_COPY, "own", open_memory, cool_memory, copy_own, close_buffers},
+    {CEIL_UPDATE, "own", open_memory, cool_memory, update_own, close_buffers},
     {CEIL_F32, "oneDNN sgemm", open_product, NULL, product_sgemm, close_buffers},
     {CEIL_F32, "oneDNN, packed weight", open_packed_f32, NULL, product_packed, close_packed},
     {CEIL_F32, "own", open_own, NULL, own_f32, close_own},

@@ -14,10 +14,11 @@
 
 /* enum, name in files, unit */
 #define CEIL_LIST(X)                                                                                                   \
-    X(CEIL_READ, read, "GB/s")    /* read-only: bytes read */                                                          \
-    X(CEIL_COPY, copy, "GB/s")    /* bytes read and bytes written */                                                   \
-    X(CEIL_F32, f32, "GFLOP/s")   /* matrix product, f32 */                                                            \
-    X(CEIL_BF16, bf16, "GFLOP/s") /* matrix product, bf16 inputs and f32 sums */
+    X(CEIL_READ, read, "GB/s")     /* read-only: bytes read */                                                         \
+    X(CEIL_COPY, copy, "GB/s")     /* bytes read and bytes written elsewhere */                                        \
+    X(CEIL_F32, f32, "GFLOP/s")    /* matrix product, f32 */                                                           \
+    X(CEIL_BF16, bf16, "GFLOP/s")  /* matrix product, bf16 inputs and f32 sums */                                      \
+    X(CEIL_UPDATE, update, "GB/s") /* bytes read and written back in place */
 
 typedef enum {
 #define CEIL_ENUM(kind, name, unit) kind,

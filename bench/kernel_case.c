@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench/bound.h"
+
 enum { MAX_ROWS = 1 << 20 };
 
 static const char *const family_names[FAM_N] = {
@@ -269,10 +271,8 @@ static void take_step(kernel_case *c, const plan *p, const plan_step *s)
         snprintf(c->why_not, sizeof c->why_not, "more than %d steps are called %s", KERNEL_MAX_STEPS, c->step);
         return;
     }
-    c->bound_parts[c->n_steps][0] = cost.bytes_read;
-    c->bound_parts[c->n_steps][1] = cost.bytes_written;
-    c->bound_parts[c->n_steps][2] = cost.flops;
-    c->kinds[c->n_steps++] = s->call.kind;
+    c->steps[c->n_steps++] =
+        (kernel_case_step){s->call.kind, {cost.bytes_read, cost.bytes_written, cost.flops}, bound_step_in_place(s)};
     if (s->call.kind == OP_ATTN_LATENT) {
         c->heads = s->call.attn_latent.heads;
         c->kv_rank += s->call.attn_latent.lat;
@@ -425,10 +425,7 @@ static void add_hadamard(list *l, kernel_case c, const char *shape)
     mat w = {.dtype = c.dtype, .rows = r, .cols = r, .stride = r};
     op_call call = {.kind = OP_MATMUL, .matmul = {.x = x, .w = w, .out = x}};
     c.cost = op_cost(&call);
-    c.bound_parts[0][0] = c.cost.bytes_read;
-    c.bound_parts[0][1] = c.cost.bytes_written;
-    c.bound_parts[0][2] = c.cost.flops;
-    c.kinds[0] = OP_MATMUL;
+    c.steps[0] = (kernel_case_step){OP_MATMUL, c.cost, false};
     c.n_steps = 1;
     l->group++;
     add_case(l, &c);

@@ -33,6 +33,13 @@ const char *kernel_family_name(kernel_family f);
 
 enum { KERNEL_MAX_STEPS = 8 };
 
+/* What the bound of one step takes. */
+typedef struct {
+    op_kind kind;
+    op_cost_sum cost;
+    bool in_place;
+} kernel_case_step;
+
 typedef struct {
     kernel_family family;
     const char *op;          /* cell: "attn_latent", "matmul", "hadamard", "all_reduce" */
@@ -44,13 +51,12 @@ typedef struct {
     char step[32]; /* all steps of this name in the layer run one after another */
     comm_op comm;
     int32_t tp, threads;
-    int64_t batch, context_tok, query_tok;   /* batch 0: the operation has no sequences, context_tok are its rows */
-    tpl_dtype dtype;                         /* of weights, cache and inputs of products */
-    const char *backend;                     /* a backend, or the name of one of its rows */
-    int32_t heads, kv_rank, rope_dim;        /* 0: empty cell */
-    op_cost_sum cost;                        /* of one call of all steps on one thread */
-    double bound_parts[KERNEL_MAX_STEPS][3]; /* the same a step: bytes read, bytes written, FLOPs */
-    op_kind kinds[KERNEL_MAX_STEPS];
+    int64_t batch, context_tok, query_tok; /* batch 0: the operation has no sequences, context_tok are its rows */
+    tpl_dtype dtype;                       /* of weights, cache and inputs of products */
+    const char *backend;                   /* a backend, or the name of one of its rows */
+    int32_t heads, kv_rank, rope_dim;      /* 0: empty cell */
+    op_cost_sum cost;                      /* of one call of all steps on one thread */
+    kernel_case_step steps[KERNEL_MAX_STEPS];
     int32_t n_steps;
     int32_t group;     /* cases of a group differ in the variant only and are compared with its first */
     char why_not[192]; /* not empty: cannot run, and why */

@@ -121,8 +121,8 @@ static double entry_bound(const bench *b, const kernel_case *c)
 {
     double sum = 0;
     for (int i = 0; i < c->n_steps; i++) {
-        op_cost_sum cost = {c->bound_parts[i][0], c->bound_parts[i][1], c->bound_parts[i][2]};
-        sum += bound_us(&b->ceil, cost, bound_rate_type(c->kinds[i], c->dtype), c->threads);
+        const kernel_case_step *s = &c->steps[i];
+        sum += bound_us(&b->ceil, s->cost, s->in_place, bound_rate_type(s->kind, c->dtype), c->threads);
     }
     return c->n_steps > 0 ? sum : NAN;
 }

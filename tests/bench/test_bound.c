@@ -1,12 +1,13 @@
-/* Hand-worked bounds on a made-up machine: read 20, copy 10 GB/s; f32 100, bf16 250 GFLOP/s; two threads 1.5 times
- * that. */
+/* Hand-worked bounds on a made-up machine: read 20, copy 10, in place 40 GB/s; f32 100, bf16 250 GFLOP/s; two
+ * threads 1.5 times that. */
 #include "bench/bound.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <string.h>
 
 static const ceilings machine = {
-    .cores = 2, .n = 2, .threads = {1, 2}, .rate = {{20, 30}, {10, 15}, {100, 150}, {250, 375}}};
+    .cores = 2, .n = 2, .threads = {1, 2}, .rate = {{20, 30}, {10, 15}, {100, 150}, {250, 375}, {40, 60}}};
 
 TestSuite(bound);
 
@@ -15,23 +16,26 @@ Test(bound, is_the_larger_of_bytes_at_their_own_mix_and_flops)
     static const struct {
         const char *name;
         op_cost_sum cost;
+        bool in_place;
         tpl_dtype compute;
         int threads;
         double us;
     } cases[] = {
-        {"read only", {20e6, 0, 0}, DT_F32, 1, 1000},
-        {"copy", {5e6, 5e6, 0}, DT_F32, 1, 1000},
-        {"one written of three read", {3e6, 1e6, 0}, DT_F32, 1, 200 + 100},
-        {"mostly written", {1e6, 9e6, 0}, DT_F32, 1, 1000},
-        {"f32 products", {1e3, 0, 1e9}, DT_F32, 1, 10000},
-        {"bf16 products", {1e3, 0, 1e9}, DT_BF16, 1, 4000},
-        {"bytes above products", {40e6, 0, 1e6}, DT_BF16, 1, 2000},
-        {"two at once", {15e6, 0, 0}, DT_F32, 2, 1000},
-        {"more than cores", {15e6, 0, 0}, DT_F32, 4, 2000},
-        {"nothing", {0, 0, 0}, DT_F32, 1, 0},
+        {"read only", {20e6, 0, 0}, false, DT_F32, 1, 1000},
+        {"copy", {5e6, 5e6, 0}, false, DT_F32, 1, 1000},
+        {"one written of three read", {3e6, 1e6, 0}, false, DT_F32, 1, 200 + 100},
+        {"mostly written", {1e6, 9e6, 0}, false, DT_F32, 1, 1000},
+        {"f32 products", {1e3, 0, 1e9}, false, DT_F32, 1, 10000},
+        {"bf16 products", {1e3, 0, 1e9}, false, DT_BF16, 1, 4000},
+        {"bytes above products", {40e6, 0, 1e6}, false, DT_BF16, 1, 2000},
+        {"two at once", {15e6, 0, 0}, false, DT_F32, 2, 1000},
+        {"more than cores", {15e6, 0, 0}, false, DT_F32, 4, 2000},
+        {"in place", {5e6, 5e6, 0}, true, DT_F32, 1, 250},
+        {"summed in place", {10e6, 5e6, 0}, true, DT_F32, 1, 250 + 250},
+        {"nothing", {0, 0, 0}, false, DT_F32, 1, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        double got = bound_us(&machine, cases[i].cost, cases[i].compute, cases[i].threads);
+        double got = bound_us(&machine, cases[i].cost, cases[i].in_place, cases[i].compute, cases[i].threads);
         cr_expect(fabs(got - cases[i].us) <= 1e-9 * cases[i].us, "%s: %g, expected %g", cases[i].name, got,
                   cases[i].us);
     }
@@ -41,9 +45,9 @@ Test(bound, bf16_inputs_may_be_computed_in_f32)
 {
     ceilings c = machine;
     c.rate[CEIL_BF16][0] = 0; /* no such instructions */
-    cr_expect_float_eq(bound_us(&c, (op_cost_sum){0, 0, 1e9}, DT_BF16, 1), 10000, 1e-6);
+    cr_expect_float_eq(bound_us(&c, (op_cost_sum){0, 0, 1e9}, false, DT_BF16, 1), 10000, 1e-6);
     c.rate[CEIL_F32][0] = 0;
-    cr_expect(isnan(bound_us(&c, (op_cost_sum){0, 0, 1e9}, DT_BF16, 1)), "no rate, no bound");
+    cr_expect(isnan(bound_us(&c, (op_cost_sum){0, 0, 1e9}, false, DT_BF16, 1)), "no rate, no bound");
 }
 
 Test(bound, only_products_and_attention_run_at_the_matrix_rate)
@@ -52,6 +56,16 @@ Test(bound, only_products_and_attention_run_at_the_matrix_rate)
     cr_expect(bound_rate_type(OP_MATMUL, DT_BF16) == DT_BF16);
     cr_expect(bound_rate_type(OP_RMSNORM, DT_BF16) == DT_F32);
     cr_expect(bound_rate_type(OP_SILU_MUL, DT_BF16) == DT_F32);
+}
+
+static bool is_in_place(const char *step)
+{
+    static const char *const names[] = {"attn.q_rope", "attn.k_rope",  "attn.add",
+                                        "mlp.add",     "mlp.silu_mul", "logits.norm"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(step, names[i]) == 0)
+            return true;
+    return false;
 }
 
 /* One GQA layer, attention only, small enough to count: every step is bound by bytes, and the plan's bound is at least
@@ -80,8 +94,9 @@ Test(bound, of_a_plan_is_the_sum_over_its_steps)
     for (int i = 0; i < p->list[PHASE_DECODE].n; i++) {
         step_cost s = plan_step_cost(p, &p->list[PHASE_DECODE].steps[i], &b, t);
         double w = fmin(s.bytes_read, s.bytes_written);
-        double bytes = s.bytes_written > s.bytes_read ? (s.bytes_read + s.bytes_written) / 10e3
-                                                      : 2 * w / 10e3 + (s.bytes_read - w) / 20e3;
+        double copy = is_in_place(p->list[PHASE_DECODE].steps[i].name) ? 40e3 : 10e3;
+        double bytes = s.bytes_written > s.bytes_read ? (s.bytes_read + s.bytes_written) / copy
+                                                      : 2 * w / copy + (s.bytes_read - w) / 20e3;
         sum += fmax(bytes, s.flops / 100e3);
     }
     cr_expect(fabs(all - sum) <= 1e-9 * sum && all > 0, "%g, expected %g", all, sum);

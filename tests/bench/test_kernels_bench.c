@@ -56,14 +56,14 @@ static const ceilings fast = {.cpu = "made up",
                               .cores = 8,
                               .n = 1,
                               .threads = {1},
-                              .rate = {{1e6}, {1e6}, {1e9}, {1e9}},
-                              .source = {"a", "b", "c", "d"}};
+                              .rate = {{1e6}, {1e6}, {1e9}, {1e9}, {1e6}},
+                              .source = {"a", "b", "c", "d", "e"}};
 static const ceilings slow = {.cpu = "made up",
                               .cores = 8,
                               .n = 1,
                               .threads = {1},
-                              .rate = {{1e-9}, {1e-9}, {1e-9}, {1e-9}},
-                              .source = {"a", "b", "c", "d"}};
+                              .rate = {{1e-9}, {1e-9}, {1e-9}, {1e-9}, {1e-9}},
+                              .source = {"a", "b", "c", "d", "e"}};
 
 static kernels_request request(const char *op, const char *shape)
 {
