@@ -156,14 +156,14 @@
     X(acceptance_source, TEXT, CONFIG, "", "`measured`, or where an assumed acceptance comes from") \
     X(n_prompts,   INT,  CONFIG, "prompts", "prompts run") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "generated tokens a second") \
-    X(speedup,     REAL, VALUE,  "", "tok_per_s over that of `vanilla`") \
+    X(speedup,     REAL, VALUE,  "", "tok_per_s over that of the first `vanilla` row") \
     X(accept_frac_of_n, REAL, VALUE, "0-1", "accepted draft tokens an iteration over `depth`") \
     X(accept_per_draft_tok, REAL, VALUE, "0-1", "accepted tokens over drafted tokens that were judged") \
     X(tok_per_iteration, REAL, VALUE, "tokens", "tokens produced an iteration, the bonus token included") \
     X(draft_s_per_100_tok, REAL, VALUE, "s", "drafting time for 100 generated tokens, calibration included") \
     X(verify_s_per_100_tok, REAL, VALUE, "s", "verification time for 100 generated tokens") \
     X(calibrate_s_per_100_tok, REAL, VALUE, "s", "calibration's part of the drafting time") \
-    X(draft_gain,  REAL, VALUE,  "", "drafting time of `tree` over this row's") \
+    X(draft_gain,  REAL, VALUE,  "", "drafting time an iteration of the fastest ordinary draft of equal width and depth over this row's") \
     X(draft_gain_bound, REAL, VALUE, "", "the most that draft_gain can be by the cost model") \
     X(task,        TEXT, CONFIG, "", "set that the prompts come from") \
     X(seed,        INT,  CONFIG, "", "seed of sampling") \
@@ -173,7 +173,24 @@
     X(n_tok,       INT,  VALUE,  "tokens", "tokens generated") \
     X(n_samples,   INT,  VALUE,  "samples", "repetitions kept") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(base_variant, TEXT, CONFIG, "", "attention variant of the base in canonical form") \
+    X(draft_variant, TEXT, CONFIG, "", "attention variant of the draft in canonical form") \
+    X(draft_tp,    INT,  CONFIG, "ranks", "ranks of the draft: tensor-parallel, or over which layer groups are spread") \
+    X(children,    TEXT, CONFIG, "", "how a tree's nodes come by: `top-k` or `sampled`") \
+    X(calibration, TEXT, CONFIG, "", "`on`: rows of fuzzy passes are computed again exactly; `off`: kept") \
+    X(parallel,    TEXT, CONFIG, "", "what of a group's layers is parallel: `attention` or whole `layers`") \
+    X(exact_pass,  TEXT, CONFIG, "", "where exact passes of a grouped draft run: `rank0`, or `visit`ing the layers' owners") \
+    X(top_p,       REAL, CONFIG, "0-1", "mass of the likeliest tokens that are sampled from") \
+    X(stop_confidence, REAL, CONFIG, "0-1", "drafting stops where no path is as likely; empty: never") \
+    X(max_new_tok, INT,  CONFIG, "tokens", "tokens generated a prompt at most") \
+    X(speedup_lo,  REAL, VALUE,  "", "lower end of the 95% interval of `speedup` over prompts") \
+    X(speedup_hi,  REAL, VALUE,  "", "upper end of the 95% interval of `speedup` over prompts") \
+    X(accept_by_position, TEXT, VALUE, "0-1", "accepted over judged tokens at each level of the draft, joined by `;`") \
+    X(idle_s_per_100_tok, TEXT, VALUE, "s", "time in which a rank runs no kernel, for 100 tokens, by rank, joined by `;`") \
+    X(attn_share,  REAL, VALUE,  "0-1", "attention over attention and feed-forward time of the draft's layers") \
+    X(n_differ,    INT,  VALUE,  "prompts", "greedy texts that differ from vanilla's, all at near-ties if status is `ok`") \
+    X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts")
 
 /* clang-format on */
 

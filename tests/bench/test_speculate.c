@@ -1,0 +1,262 @@
+/* What the speculation bench computes: bounds, expectations, intervals, replay files; and rows of a short run. */
+#include "bench/spec_auto.h"
+#include "bench/spec_profile.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <criterion/criterion.h>
+
+#include "results/csv_table.h"
+
+/* The bounds that follow from EasySpec's figures: 32 layers in 10 attention stages, n 5, attention shares of 0.19 to
+ * 0.7 (gains of the drafting stage worked out apart, to two digits). */
+Test(speculate_bench, bounds_the_gain_of_drafting)
+{
+    static const double share[] = {0.19, 0.3, 0.5, 0.7}, gain[] = {1.12, 1.20, 1.38, 1.63};
+    layer_groups g;
+    cr_assert(groups_parse("rule:4", 32, &g, NULL) == TPL_OK);
+    for (int i = 0; i < 4; i++)
+        cr_expect_float_eq(spec_gain_bound(&g, 8, share[i], 5), gain[i], 0.006, "A %g", share[i]);
+    cr_expect_float_eq(spec_gain_bound(&g, 1, 0.7, 5), 1, 1e-12, "one rank gains nothing");
+    cr_expect_float_eq(spec_gain_bound(&g, 8, 0.7, 1), 1, 1e-12, "one level is exact");
+}
+
+/* By hand: keep 0.8, 0.5, 0.5; width 2. n 2: 1 + 0.8 + 0.4 tokens in 1 + 0.5 + 2 + 4 * 0.1 + 0.1 s. */
+Test(speculate_bench, expects_tokens_by_the_cost_model)
+{
+    spec_trial t = {
+        .first_s = 1, .level_s = 0.5, .verify_one_s = 2, .verify_row_s = 0.1, .rest_s = 0.1, .keep = {0.8, 0.5, 0.5}};
+    cr_expect_float_eq(spec_expected_tok_per_s(&t, 2, 1), 1.8 / 3.3, 1e-12);
+    cr_expect_float_eq(spec_expected_tok_per_s(&t, 2, 2), 2.2 / 4.0, 1e-12);
+    cr_expect_float_eq(spec_expected_tok_per_s(&t, 2, 3), 2.4 / 4.7, 1e-12);
+    cr_expect_eq(spec_best_depth(&t, 2, 3), 2);
+    cr_expect_eq(spec_best_depth(&t, 2, 1), 1);
+    t.level_s = 10;
+    cr_expect_eq(spec_best_depth(&t, 2, 3), 1);
+}
+
+Test(speculate_bench, gives_a_rate_ratio_with_its_interval)
+{
+    static const double tokens[] = {10, 10, 10, 10}, slow[] = {4, 4, 4, 4}, fast[] = {1, 1, 3, 3};
+    spec_ratio r = spec_ratio_of_rates((spec_times){tokens, fast}, (spec_times){tokens, slow}, 4, 1);
+    cr_expect_float_eq(r.ratio, 2, 1e-12);
+    /* Four draws of fast ones alone, and of slow ones alone, have a chance of 1/16 each, so that the interval reaches
+     * both ends. */
+    cr_expect_float_eq(r.lo, 4.0 / 3, 1e-9);
+    cr_expect_float_eq(r.hi, 4, 1e-9);
+    r = spec_ratio_of_rates((spec_times){tokens, fast}, (spec_times){tokens, slow}, 1, 1);
+    cr_expect(r.ratio == 4 && isnan(r.lo) && isnan(r.hi));
+}
+
+/* ---- replay files ---- */
+
+Test(speculate_bench, reads_back_what_it_records)
+{
+    arena a;
+    tpl_err e = {0};
+    spec_replay *r;
+    char *text = NULL;
+    size_t len = 0;
+    arena_init(&a);
+    FILE *f = open_memstream(&text, &len);
+    uint8_t first[] = {5, 0, 2};
+    cr_assert(spec_replay_write(f, "sd w1 n5 t0", 0, &(spec_record){first, 3, 0}, &e) == TPL_OK);
+    cr_assert(spec_replay_write(f, "sd w1 n5 t0", 1, &(spec_record){first, 0, 0}, &e) == TPL_OK);
+    fclose(f);
+    cr_assert_str_eq(text, "{\"cell\": \"sd w1 n5 t0\", \"prompt\": 0, \"accepted\": [5, 0, 2]}\n"
+                           "{\"cell\": \"sd w1 n5 t0\", \"prompt\": 1, \"accepted\": []}\n");
+    cr_assert(spec_replay_parse(&a, text, len, "r.jsonl", &r, &e) == TPL_OK, "%s", e.what);
+    const spec_record *got = spec_replay_find(r, "sd w1 n5 t0", 0);
+    cr_assert(got && got->n == 3 && memcmp(got->accepted, first, 3) == 0);
+    cr_expect_eq(spec_replay_find(r, "sd w1 n5 t0", 1)->n, 0);
+    cr_expect_null(spec_replay_find(r, "sd w1 n5 t0", 2));
+    cr_expect_null(spec_replay_find(r, "sd w1 n5 t0.8", 0));
+    free(text);
+    arena_fini(&a);
+}
+
+Test(speculate_bench, refuses_damaged_replay_files)
+{
+    static const struct {
+        const char *text, *where, *what;
+    } bad[] = {
+        {"", "r.jsonl", "holds no runs"},
+        {"\n\n", "r.jsonl", "holds no runs"},
+        {"{\"cell\": \"a\", \"prompt\": 0, \"accepted\": [1]}\n{", "r.jsonl:2", ""},
+        {"{\"prompt\": 0, \"accepted\": []}", "r.jsonl:1", "cell"},
+        {"{\"cell\": \"a\", \"prompt\": -1, \"accepted\": []}", "r.jsonl:1", "prompt"},
+        {"{\"cell\": \"a\", \"prompt\": 0, \"accepted\": 3}", "r.jsonl:1", "accepted"},
+        {"{\"cell\": \"a\", \"prompt\": 0, \"accepted\": [1, 65]}", "r.jsonl:1",
+         "number 2 is not a count from 0 to 64"},
+        {"{\"cell\": \"a\", \"prompt\": 0, \"accepted\": [-1]}", "r.jsonl:1", "number 1"},
+        {"{\"cell\": \"a\", \"prompt\": 0, \"accepted\": [\"x\"]}", "r.jsonl:1", "number 1"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        arena a;
+        tpl_err e = {0};
+        spec_replay *r;
+        arena_init(&a);
+        cr_expect_eq(spec_replay_parse(&a, bad[i].text, strlen(bad[i].text), "r.jsonl", &r, &e), TPL_E_INPUT,
+                     "case %zu", i);
+        cr_expect(strstr(e.where, bad[i].where) && strstr(e.what, bad[i].what), "case %zu: %s: %s", i, e.where, e.what);
+        arena_fini(&a);
+    }
+}
+
+/* ---- a short run ---- */
+
+static const char *cell(const csv_table *t, int row, const char *column)
+{
+    return csv_table_text(t, row, column);
+}
+
+typedef struct {
+    lab *base, *draft;
+    arena a;
+    char *dir;
+    run_dir *rd;
+    speculate_request q;
+    spec_prompt prompts[2];
+} short_run;
+
+static void open_run(short_run *r, const char *label)
+{
+    static const spec_method methods[] = {SPEC_VANILLA, SPEC_SD, SPEC_TREE, SPEC_EASYSPEC};
+    static const int64_t tps[] = {1}, widths[] = {3};
+    static const double temperatures[] = {0};
+    static char *groups[] = {"rule:4"};
+    static int32_t text[2][12] = {{0, 1429, 271, 261, 1978, 279, 1986, 14, 199, 199, 274, 388},
+                                  {0, 259, 591, 1002, 316, 1225, 300, 271, 221, 20, 22, 21}};
+    tpl_err e = {0};
+    *r = (short_run){0};
+    arena_init(&r->a);
+    r->dir = mkdtemp(arena_strdup(&r->a, "/tmp/tplabench-spec.XXXXXX"));
+    cr_assert(lab_open(SOURCE_ROOT "/models/worldlet-gqa", &(lab_calibration){0}, &r->base, &e) == TPL_OK, "%s",
+              e.what);
+    cr_assert(lab_open(SOURCE_ROOT "/models/worldlet-draft", &(lab_calibration){0}, &r->draft, &e) == TPL_OK, "%s",
+              e.what);
+    rd_options o = {.root = r->dir, .label = label};
+    cr_assert(rd_create(&o, &r->rd, &e) == TPL_OK, "%s", e.what);
+    for (int i = 0; i < 2; i++)
+        r->prompts[i] = (spec_prompt){text[i], 12};
+    r->q = (speculate_request){.base = r->base,
+                               .draft = r->draft,
+                               .methods = methods,
+                               .n_methods = 4,
+                               .tps = tps,
+                               .n_tps = 1,
+                               .draft_tp = 2,
+                               .temperatures = temperatures,
+                               .n_temperatures = 1,
+                               .groups = groups,
+                               .n_groups = 1,
+                               .widths = widths,
+                               .n_widths = 1,
+                               .depth = 3,
+                               .calibrated = true,
+                               .attention_only = true,
+                               .prompts = r->prompts,
+                               .n_prompts = 2,
+                               .task = "test",
+                               .max_new = 12,
+                               .stop_id = -1,
+                               .device = "here",
+                               .command = "none"};
+}
+
+static csv_table *load_rows(const short_run *r)
+{
+    csv_table *t;
+    tpl_err e = {0};
+    arena a;
+    arena_init(&a);
+    cr_assert(csv_table_load(text_path_join(&a, rd_path(r->rd), "speculate.csv"), &t, &e) == TPL_OK, "%s", e.what);
+    arena_fini(&a);
+    return t;
+}
+
+static void close_run(short_run *r)
+{
+    char command[512];
+    rd_close(r->rd);
+    lab_close(r->base);
+    lab_close(r->draft);
+    snprintf(command, sizeof command, "rm -rf %.400s", r->dir);
+    cr_expect_eq(system(command), 0);
+    arena_fini(&r->a);
+}
+
+/* vanilla; sd and tree at draft tp 1 and 2; easyspec. Every text is vanilla's; replayed rows say so and keep the
+ * counts. */
+Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 120)
+{
+    static const char *const methods[] = {"vanilla", "sd", "sd", "tree", "tree", "easyspec"};
+    short_run r;
+    tpl_err e = {0};
+    char *recorded = NULL;
+    size_t len = 0;
+    open_run(&r, "plain");
+    r.q.record = open_memstream(&recorded, &len);
+    cr_assert(speculate_bench_run(&r.q, r.rd, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    fclose(r.q.record);
+    csv_table *t = load_rows(&r);
+    cr_assert_eq(csv_table_n_rows(t), 6);
+    for (int i = 0; i < 6; i++) {
+        cr_expect_str_eq(cell(t, i, "method"), methods[i]);
+        cr_expect_str_eq(cell(t, i, "status"), "ok");
+        cr_expect_str_eq(cell(t, i, "n_tok"), "24");
+        cr_expect_gt(atof(cell(t, i, "tok_per_s")), 0);
+        cr_expect_str_eq(cell(t, i, "n_differ"), i ? "0" : "");
+        cr_expect_str_eq(cell(t, i, "acceptance_source"), i ? "measured" : "");
+    }
+    cr_expect_str_eq(cell(t, 1, "accept_frac_of_n"), cell(t, 2, "accept_frac_of_n"));
+    cr_expect_gt(atof(cell(t, 5, "draft_gain_bound")), 1);
+    cr_expect_gt(atof(cell(t, 5, "draft_gain")), 0);
+
+    short_run again;
+    spec_replay *replay;
+    open_run(&again, "replayed");
+    cr_assert(spec_replay_parse(&again.a, recorded, len, "recorded", &replay, &e) == TPL_OK, "%s", e.what);
+    again.q.replay = replay;
+    cr_assert(speculate_bench_run(&again.q, again.rd, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    csv_table *u = load_rows(&again);
+    for (int i = 1; i < 6; i++) {
+        cr_expect_str_eq(cell(u, i, "acceptance_source"), "replayed");
+        cr_expect_str_eq(cell(u, i, "accept_frac_of_n"), cell(t, i, "accept_frac_of_n"));
+        cr_expect_str_eq(cell(u, i, "n_differ"), "");
+        cr_expect_str_neq(cell(u, i, "cell_id"), cell(t, i, "cell_id"));
+    }
+    int rows = rd_n_rows(again.rd, RS_SPECULATE);
+    cr_assert(speculate_bench_run(&again.q, again.rd, &e) == TPL_OK, "%s", e.what);
+    cr_expect_eq(rd_n_rows(again.rd, RS_SPECULATE), rows, "finished cells were measured again");
+    csv_table_destroy(t);
+    csv_table_destroy(u);
+    free(recorded);
+    close_run(&r);
+    close_run(&again);
+}
+
+/* A cell that cannot run is a row with its reason, and the others run. */
+Test(speculate_bench, says_what_cannot_run)
+{
+    static char *groups[] = {"0/1-4", "rule:2"};
+    static const spec_method easy[] = {SPEC_VANILLA, SPEC_EASYSPEC};
+    short_run r;
+    tpl_err e = {0};
+    open_run(&r, "bad");
+    r.q.groups = groups;
+    r.q.n_groups = 2;
+    r.q.methods = easy;
+    r.q.n_methods = 2;
+    cr_assert(speculate_bench_run(&r.q, r.rd, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    csv_table *t = load_rows(&r);
+    cr_assert_eq(csv_table_n_rows(t), 3);
+    cr_expect_str_eq(cell(t, 1, "status"), "unsupported");
+    cr_expect(strstr(cell(t, 1, "reason"), "ends at layer 4, the draft's last is 11"), "%s", cell(t, 1, "reason"));
+    cr_expect_str_eq(cell(t, 2, "status"), "ok");
+    csv_table_destroy(t);
+    close_run(&r);
+}
