@@ -118,6 +118,12 @@ const gpu_facts *gpu_get_facts(const gpu *g)
     return &g->facts;
 }
 
+tpl_code gpu_use(gpu *g, tpl_err *e)
+{
+    CUDA_TRY(cudaSetDevice(g->facts.ordinal));
+    return TPL_OK;
+}
+
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e)
 {
     size_t left = 0, total = 0;

@@ -42,6 +42,8 @@ int gpu_count(void);
 tpl_code gpu_open(int ordinal, gpu **out, tpl_err *e);
 void gpu_close(gpu *g);
 const gpu_facts *gpu_get_facts(const gpu *g);
+/* Makes the card current on this thread: launches go to queues of the current card only. */
+tpl_code gpu_use(gpu *g, tpl_err *e);
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e);
 
 /* Card memory, 256-byte aligned, not cleared. `what` names it in messages. */

@@ -34,6 +34,11 @@ const gpu_facts *gpu_get_facts(const gpu *g)
     return &no_card;
 }
 
+tpl_code gpu_use(gpu *g, tpl_err *e)
+{
+    return none(e);
+}
+
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e)
 {
     return none(e);

@@ -1,6 +1,7 @@
-/* exec_cuda.c - the ranks of a process on one card: the caller's thread walks all lists step by step and enqueues, each rank on
- * a queue of its own; collectives are one launch that the queues meet at. A decode batch whose shape comes again is recorded
- * and replayed: shapes fix the launches, contents lie in one block of card memory that is copied before each pass. */
+/* exec_cuda.c - the ranks of a process on cards: the caller's thread walks all lists step by step and enqueues, each rank on a
+ * queue of its own. Collectives of ranks that share a card are one launch that their queues meet at; those of ranks with a card
+ * each are NCCL's. A decode batch whose shape comes again is recorded and replayed: shapes fix the launches, contents lie in
+ * one block of each card's memory that is copied before each pass. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,10 +30,13 @@ typedef struct {
 
 typedef struct {
     contents at;
-    dev_buf card_block, host_block, host_logits;
+    dev_buf *card_blocks; /* [n_places] */
+    dev_buf *turned;      /* [n_ranks] where the library's layout of a collective differs from ours; empty where ranks share a card */
+    dev_buf host_block, host_logits;
     gpu_queue **queues; /* [n_ranks] */
     gpu_event **done;   /* [n_ranks] */
     gpu_event *ready;
+    batch_view *batches; /* [n_ranks] the batch as each rank's card sees it */
     walk_record records[MAX_GRAPHS];
     int n_records;
     uint64_t n_passes;
@@ -44,6 +48,11 @@ static cuda_team *team_of(const session *s)
     return *team_exec_state(s->t);
 }
 
+static cuda_place *place_of(const session *s, int rank)
+{
+    return cuda_place_of(team_of(s), rank);
+}
+
 static cuda_session *state_of(const session *s)
 {
     return s->exec_state;
@@ -51,7 +60,7 @@ static cuda_session *state_of(const session *s)
 
 /* ---- opening ---- */
 
-static size_t place(size_t *used, size_t bytes)
+static size_t cut(size_t *used, size_t bytes)
 {
     size_t at = *used;
     *used += (bytes + 255) / 256 * 256;
@@ -62,23 +71,29 @@ static contents lay_contents(const session *s)
 {
     contents c;
     size_t used = 0, rows = (size_t)s->o.max_rows, seqs = (size_t)s->o.max_seqs, i32 = sizeof(int32_t);
-    c.token = place(&used, rows * i32);
-    c.seq = place(&used, rows * i32);
-    c.pos = place(&used, rows * i32);
-    c.row0 = place(&used, (seqs + 1) * i32);
-    c.prefix = place(&used, seqs * i32);
-    c.open = place(&used, seqs * i32);
-    c.logit = place(&used, (size_t)s->o.max_logits * i32);
+    c.token = cut(&used, rows * i32);
+    c.seq = cut(&used, rows * i32);
+    c.pos = cut(&used, rows * i32);
+    c.row0 = cut(&used, (seqs + 1) * i32);
+    c.prefix = cut(&used, seqs * i32);
+    c.open = cut(&used, seqs * i32);
+    c.logit = cut(&used, (size_t)s->o.max_logits * i32);
     for (int k = 0; k < KV_N_STREAMS; k++)
-        c.pages[k] = place(&used, seqs * (size_t)s->pools[k].max_pages * i32);
-    c.mask = place(&used, rows * ((rows + 63) / 64) * sizeof(uint64_t));
+        c.pages[k] = cut(&used, seqs * (size_t)s->pools[k].max_pages * i32);
+    c.mask = cut(&used, rows * ((rows + 63) / 64) * sizeof(uint64_t));
     c.end = used;
     return c;
 }
 
+/* Where a rank's card has the arrays of the batch. */
+static const char *block_of(const session *s, int rank)
+{
+    return state_of(s)->card_blocks[team_of(s)->n_places > 1 ? rank : 0].data;
+}
+
 static tpl_code open_buffers(session *s, int rank, tpl_err *e)
 {
-    cuda_team *c = team_of(s);
+    cuda_place *c = place_of(s, rank);
     session_rank *r = &s->ranks[rank];
     const plan *p = team_plan(s->t, rank);
     tpl_dtype act = team_opts(s->t)->compute;
@@ -96,10 +111,10 @@ static tpl_code open_buffers(session *s, int rank, tpl_err *e)
 
 static tpl_code open_caches(session *s, int rank, tpl_err *e)
 {
-    cuda_team *c = team_of(s);
+    cuda_place *c = place_of(s, rank);
     session_rank *r = &s->ranks[rank];
     const plan *p = team_plan(s->t, rank);
-    const char *block = state_of(s)->card_block.data;
+    const char *block = block_of(s, rank);
     for (int k = 0; k < KV_N_STREAMS; k++) {
         int64_t layer = exec_layer_bytes(s, rank, k);
         TPL_TRY(gpu_alloc(c->card, &r->kv[k], (size_t)(layer * p->cfg.n_layers), "KV cache", e));
@@ -112,23 +127,43 @@ static tpl_code open_caches(session *s, int rank, tpl_err *e)
     return TPL_OK;
 }
 
+/* What any gather or reduce-scatter of several rows turns. */
+static size_t turned_bytes(const session *s, int rank)
+{
+    const plan *p = team_plan(s->t, rank);
+    int64_t most = 0;
+    for (int phase = 0; phase < N_PHASES; phase++)
+        for (int i = 0; i < p->list[phase].n; i++) {
+            const plan_step *step = &p->list[phase].steps[i];
+            if (!step->is_comm || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+                continue;
+            int64_t rows = p->bufs[step->in[0].buf].logit_rows ? s->o.max_logits : s->o.max_rows;
+            int64_t cols = step->comm == COMM_ALL_GATHER ? step->out.cols : step->in[0].cols;
+            most = rows * cols > most ? rows * cols : most;
+        }
+    return (size_t)most * sizeof(float);
+}
+
 static tpl_code open_rank(session *s, int rank, tpl_err *e)
 {
-    cuda_team *c = team_of(s);
+    cuda_place *c = place_of(s, rank);
     cuda_session *x = state_of(s);
     session_rank *r = &s->ranks[rank];
     size_t scratch;
+    TPL_TRY(gpu_use(c->card, e));
     TPL_TRY(open_buffers(s, rank, e));
     TPL_TRY(open_caches(s, rank, e));
     r->env = (bind_env){.p = team_plan(s->t, rank), .act = team_opts(s->t)->compute, .weights = team_get_rank(s->t, rank)->weights, .bufs = r->bufs,
-                        .batch = &s->view, .streams = r->views, .layer_bytes = r->layer_bytes, .rope_cos = c->rope_cos.data, .rope_sin = c->rope_sin.data,
-                        .alpha = c->alpha_rows, .logit_index = (const int32_t *)(const void *)((char *)x->card_block.data + x->at.logit)};
+                        .batch = &x->batches[rank], .streams = r->views, .layer_bytes = r->layer_bytes, .rope_cos = c->rope_cos.data, .rope_sin = c->rope_sin.data,
+                        .alpha = c->alpha_rows, .logit_index = (const int32_t *)(const void *)(block_of(s, rank) + x->at.logit)};
     TPL_TRY(exec_scratch_bytes(s, rank, &scratch, e));
     TPL_TRY(gpu_alloc(c->card, &r->scratch, scratch, "kernel scratch", e));
+    if (team_of(s)->comm)
+        TPL_TRY(gpu_alloc(c->card, &x->turned[rank], turned_bytes(s, rank), "collectives", e));
     TPL_TRY(gpu_queue_create(c->card, &x->queues[rank], e));
     TPL_TRY(gpu_event_create(c->card, false, &x->done[rank], e));
     r->ctx = (kernel_ctx){.compute = team_opts(s->t)->compute, .scratch = r->scratch.data, .scratch_bytes = scratch, .queue = x->queues[rank]};
-    return TPL_OK;
+    return gpu_queue_wait(c->queue, e);
 }
 
 static tpl_code open_session(session *s, tpl_err *e)
@@ -136,29 +171,35 @@ static tpl_code open_session(session *s, tpl_err *e)
     cuda_team *c = team_of(s);
     cuda_session *x = tpl_calloc(1, sizeof *x);
     const plan *p = team_plan(s->t, 0);
+    size_t n = (size_t)s->n_ranks;
     s->exec_state = x;
     x->at = lay_contents(s);
-    x->queues = tpl_calloc((size_t)s->n_ranks, sizeof(gpu_queue *));
-    x->done = tpl_calloc((size_t)s->n_ranks, sizeof(gpu_event *));
-    TPL_TRY(gpu_alloc(c->card, &x->card_block, x->at.end, "batch contents", e));
-    TPL_TRY(gpu_alloc_pinned(c->card, &x->host_block, x->at.end, "batch contents", e));
-    TPL_TRY(gpu_alloc_pinned(c->card, &x->host_logits, (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
-    TPL_TRY(gpu_event_create(c->card, false, &x->ready, e));
+    x->card_blocks = tpl_calloc((size_t)c->n_places, sizeof *x->card_blocks);
+    x->turned = tpl_calloc(n, sizeof *x->turned);
+    x->queues = tpl_calloc(n, sizeof(gpu_queue *));
+    x->done = tpl_calloc(n, sizeof(gpu_event *));
+    x->batches = tpl_calloc(n, sizeof *x->batches);
+    for (int i = 0; i < c->n_places; i++)
+        TPL_TRY(gpu_alloc(c->places[i].card, &x->card_blocks[i], x->at.end, "batch contents", e));
+    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_block, x->at.end, "batch contents", e));
+    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_logits, (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
     for (int i = 0; i < s->n_ranks; i++)
         TPL_TRY(open_rank(s, i, e));
-    return gpu_queue_wait(c->queue, e);
+    TPL_TRY(gpu_use(c->places[0].card, e));
+    return gpu_event_create(c->places[0].card, false, &x->ready, e);
 }
 
 static void close_rank(session *s, int rank)
 {
-    cuda_team *c = team_of(s);
+    gpu *card = place_of(s, rank)->card;
     cuda_session *x = state_of(s);
     session_rank *r = &s->ranks[rank];
     for (int b = 0; r->buf_mem && b < team_plan(s->t, rank)->n_bufs; b++)
-        gpu_free(c->card, &r->buf_mem[b]);
+        gpu_free(card, &r->buf_mem[b]);
     for (int k = 0; k < KV_N_STREAMS; k++)
-        gpu_free(c->card, &r->kv[k]);
-    gpu_free(c->card, &r->scratch);
+        gpu_free(card, &r->kv[k]);
+    gpu_free(card, &r->scratch);
+    gpu_free(card, &x->turned[rank]);
     free(r->bufs);
     free(r->buf_mem);
     gpu_event_destroy(x->done[rank]);
@@ -176,9 +217,13 @@ static void close_session(session *s)
     for (int i = 0; i < s->n_ranks; i++)
         close_rank(s, i);
     gpu_event_destroy(x->ready);
-    gpu_free(c->card, &x->card_block);
-    gpu_free_pinned(c->card, &x->host_block);
-    gpu_free_pinned(c->card, &x->host_logits);
+    for (int i = 0; i < c->n_places; i++)
+        gpu_free(c->places[i].card, &x->card_blocks[i]);
+    gpu_free_pinned(c->places[0].card, &x->host_block);
+    gpu_free_pinned(c->places[0].card, &x->host_logits);
+    free(x->card_blocks);
+    free(x->turned);
+    free(x->batches);
     free(x->queues);
     free(x->done);
     free(x);
@@ -192,13 +237,8 @@ static void put(cuda_session *x, size_t at, const void *from, size_t bytes)
         memcpy((char *)x->host_block.data + at, from, bytes);
 }
 
-static const int32_t *card_i32(const cuda_session *x, size_t at)
-{
-    return (const int32_t *)(const void *)((char *)x->card_block.data + at);
-}
-
-/* Fills the block, enqueues its copy, and gives the batch as the card sees it. */
-static tpl_code send_contents(session *s, batch_view *out, tpl_err *e)
+/* Lays the batch out in pinned memory; returns the bytes that matter. */
+static size_t fill_block(session *s)
 {
     cuda_session *x = state_of(s);
     const batch_view *v = &s->view;
@@ -214,15 +254,22 @@ static tpl_code send_contents(session *s, batch_view *out, tpl_err *e)
         put(x, x->at.pages[k], s->pools[k].view, s->pools[k].n_pages ? seqs * (size_t)s->pools[k].max_pages * i32 : 0);
     size_t mask_bytes = v->row_mask ? rows * (size_t)v->mask_words * sizeof(uint64_t) : 0;
     put(x, x->at.mask, v->row_mask, mask_bytes);
-    *out = *v;
-    out->row_token = card_i32(x, x->at.token);
-    out->row_seq = card_i32(x, x->at.seq);
-    out->row_pos = card_i32(x, x->at.pos);
-    out->seq_row0 = card_i32(x, x->at.row0);
-    out->seq_prefix = card_i32(x, x->at.prefix);
-    out->seq_open = v->seq_open ? card_i32(x, x->at.open) : NULL;
-    out->row_mask = v->row_mask ? (const uint64_t *)(const void *)card_i32(x, x->at.mask) : NULL;
-    return gpu_copy(x->queues[0], x->card_block.data, x->host_block.data, x->at.mask + mask_bytes, e);
+    return x->at.mask + mask_bytes;
+}
+
+static batch_view batch_on_card(const session *s, int rank)
+{
+    const char *block = block_of(s, rank);
+    const contents *at = &state_of(s)->at;
+    batch_view v = s->view;
+    v.row_token = (const int32_t *)(const void *)(block + at->token);
+    v.row_seq = (const int32_t *)(const void *)(block + at->seq);
+    v.row_pos = (const int32_t *)(const void *)(block + at->pos);
+    v.seq_row0 = (const int32_t *)(const void *)(block + at->row0);
+    v.seq_prefix = (const int32_t *)(const void *)(block + at->prefix);
+    v.seq_open = v.seq_open ? (const int32_t *)(const void *)(block + at->open) : NULL;
+    v.row_mask = v.row_mask ? (const uint64_t *)(const void *)(block + at->mask) : NULL;
+    return v;
 }
 
 /* ---- the walk ---- */
@@ -234,6 +281,18 @@ static tpl_code follow(cuda_session *x, int to, int from, tpl_err *e)
         return TPL_OK;
     TPL_TRY(gpu_event_record(x->done[from], x->queues[from], e));
     return gpu_event_join(x->done[from], x->queues[to], e);
+}
+
+/* Enqueues the batch's contents to every card; what queue 0 does from now on finds them there. */
+static tpl_code send_contents(session *s, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    size_t bytes = fill_block(s);
+    for (int i = 0; i < team_of(s)->n_places; i++) {
+        TPL_TRY(gpu_copy(x->queues[i], x->card_blocks[i].data, x->host_block.data, bytes, e));
+        TPL_TRY(follow(x, 0, i, e));
+    }
+    return TPL_OK;
 }
 
 /* One rank of a larger team, which exchanges nothing: a gather repeats its own part, a reduce-scatter keeps it. */
@@ -272,8 +331,39 @@ static tpl_code collect(session *s, int first, int index, tpl_err *e)
     return TPL_OK;
 }
 
+/* All local ranks' parts of one collective through the library, turned where several rows lie otherwise there. */
+static tpl_code collect_cards(session *s, int index, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    gpu_comm_part parts[CARD_MAX_RANKS];
+    mat data[CARD_MAX_RANKS], out[CARD_MAX_RANKS];
+    const plan_step *step = &team_plan(s->t, 0)->list[s->phase].steps[index];
+    int64_t size = step->group.size;
+    for (int i = 0; i < s->n_ranks; i++) {
+        const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
+        data[i] = ref_bind(own->in[0], &s->ranks[i].env);
+        out[i] = ref_bind(own->out, &s->ranks[i].env);
+        assert(data[i].stride == data[i].cols && out[i].stride == out[i].cols);
+        parts[i] = (gpu_comm_part){x->queues[i], data[i].data, out[i].data};
+        if (data[i].rows < 2 || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+            continue;
+        *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
+        TPL_TRY(gpu_use(place_of(s, i)->card, e));
+        if (step->comm == COMM_REDUCE_SCATTER)
+            TPL_TRY(card_turn(x->queues[i], data[i].dtype, data[i].data, x->turned[i].data, size, data[i].rows, data[i].cols / size, true, e));
+    }
+    TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
+    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
+        TPL_TRY(gpu_use(place_of(s, i)->card, e));
+        TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols, false, e));
+    }
+    return TPL_OK;
+}
+
 static tpl_code run_comm(session *s, int rank, const plan_step *step, int index, tpl_err *e)
 {
+    if (team_of(s)->comm)
+        return rank == 0 ? collect_cards(s, index, e) : TPL_OK;
     if (team_opts(s->t)->ranks == RANKS_SOLO) {
         mat data = ref_bind(step->in[0], &s->ranks[0].env), out = ref_bind(step->out, &s->ranks[0].env);
         return collect_alone(s, step, &data, &out, e);
@@ -289,6 +379,8 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
     if (!step->active)
         return TPL_OK;
+    if (team_of(s)->n_places > 1)
+        TPL_TRY(gpu_use(place_of(s, rank)->card, e));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
     op_call call = {0};
@@ -383,21 +475,20 @@ static tpl_code run_pass(session *s, tpl_err *e)
 static tpl_code forward(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
-    batch_view host = s->view;
+    int32_t slots = s->view.max_slots;
     x->logits_here = false;
-    tpl_code rc = send_contents(s, &s->view, e);
+    TPL_TRY(gpu_use(team_of(s)->places[0].card, e));
+    TPL_TRY(send_contents(s, e));
     if (s->phase == PHASE_DECODE)
-        s->view.max_slots = context_class(host.max_slots, s->o.max_tok);
+        s->view.max_slots = context_class(slots, s->o.max_tok);
     for (int i = 0; i < s->n_ranks; i++) {
-        s->ranks[i].env.rows = host.n_rows;
+        x->batches[i] = batch_on_card(s, i);
+        s->ranks[i].env.rows = s->view.n_rows;
         s->ranks[i].env.logit_rows = s->n_logits;
     }
-    if (rc == TPL_OK)
-        rc = run_pass(s, e);
-    if (rc == TPL_OK)
-        rc = gpu_queue_wait(x->queues[0], e);
-    s->view = host;
-    return rc;
+    tpl_code rc = run_pass(s, e);
+    s->view.max_slots = slots;
+    return rc == TPL_OK ? gpu_queue_wait(x->queues[0], e) : rc;
 }
 
 /* All wanted rows come at the first question; a pass whose logits nobody reads copies none. */

@@ -4,17 +4,26 @@
 #define TPL_ENGINE_EXEC_CUDA_H
 
 #include "device/gpu.h"
+#include "device/gpu_comm.h"
 #include "engine/exec.h"
 
-/* A team on a card: weights of each rank in one allocation, tables shared by all ranks. */
+/* A card that ranks of this process live on, with the tables they share. */
 typedef struct {
     gpu *card;
     gpu_queue *queue; /* for uploads */
-    dev_buf *weights; /* [n_local] */
     dev_buf rope_cos, rope_sin, alpha;
     const float **alpha_rows; /* [n_layers] on the card; NULL where the team has none */
+} cuda_place;
+
+/* A team on cards: all local ranks on one, or each on its own. Weights of a rank are one allocation. */
+typedef struct {
+    cuda_place *places;
+    int n_places;
+    dev_buf *weights; /* [n_local] */
+    gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, or are alone */
 } cuda_team;
 
+cuda_place *cuda_place_of(cuda_team *c, int local_rank);
 tpl_code cuda_team_open(team *t, tpl_err *e);
 void cuda_team_close(team *t);
 

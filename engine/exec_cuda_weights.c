@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/procs.h"
 #include "engine/exec_cuda.h"
 #include "kernels/card.h"
 
@@ -72,7 +73,7 @@ static void rebind(bound_weight *b, char *at, tpl_dtype type)
 /* ---- bringing it there ---- */
 
 typedef struct {
-    cuda_team *c;
+    cuda_place *c;
     const model *m;
     dev_buf staging;
     float *wide; /* [widest row] */
@@ -163,21 +164,16 @@ static tpl_code bring_rank(uploader *u, const team_rank *r, tpl_dtype act, dev_b
     return rc;
 }
 
-static tpl_code bring_table(cuda_team *c, dev_buf *to, const void *from, size_t bytes, const char *what, tpl_err *e)
+static tpl_code bring_table(cuda_place *c, dev_buf *to, const void *from, size_t bytes, const char *what, tpl_err *e)
 {
     TPL_TRY(gpu_alloc(c->card, to, bytes, what, e));
     return gpu_copy_now(c->queue, to->data, from, bytes, e);
 }
 
-static tpl_code bring_tables(cuda_team *c, team *t, tpl_err *e)
+static tpl_code bring_alpha(cuda_place *c, team *t, tpl_err *e)
 {
     const plan *p = team_plan(t, 0);
-    size_t rope = (size_t)p->cfg.max_pos * (size_t)(p->cfg.rope_dim / 2) * sizeof(float);
-    TPL_TRY(bring_table(c, &c->rope_cos, team_rope_cos(t), rope, "position table", e));
-    TPL_TRY(bring_table(c, &c->rope_sin, team_rope_sin(t), rope, "position table", e));
     const float *const *alpha = team_alpha(t);
-    if (!alpha)
-        return TPL_OK;
     size_t layers = (size_t)p->cfg.n_layers, g = (size_t)p->v.g;
     float *all = tpl_malloc(layers * g * sizeof *all);
     for (size_t i = 0; i < layers; i++)
@@ -190,14 +186,93 @@ static tpl_code bring_tables(cuda_team *c, team *t, tpl_err *e)
     return rc;
 }
 
-static tpl_code bring_ranks(uploader *u, team *t, tpl_err *e)
+static tpl_code open_place(cuda_place *c, int ordinal, team *t, tpl_err *e)
 {
-    tpl_dtype act = team_opts(t)->compute;
-    if (!model_is_random(u->m))
-        TPL_TRY(gpu_alloc_pinned(u->c->card, &u->staging, STAGING_BYTES, "weight staging", e));
-    for (int i = 0; i < team_n_local(t); i++)
-        TPL_TRY(bring_rank(u, team_get_rank(t, i), act, &u->c->weights[i], e));
-    return gpu_queue_wait(u->c->queue, e);
+    const model_config *m = &team_plan(t, 0)->cfg;
+    size_t rope = (size_t)m->max_pos * (size_t)(m->rope_dim / 2) * sizeof(float);
+    TPL_TRY(gpu_open(ordinal, &c->card, e));
+    TPL_TRY(gpu_queue_create(c->card, &c->queue, e));
+    TPL_TRY(bring_table(c, &c->rope_cos, team_rope_cos(t), rope, "position table", e));
+    TPL_TRY(bring_table(c, &c->rope_sin, team_rope_sin(t), rope, "position table", e));
+    return team_alpha(t) ? bring_alpha(c, t, e) : TPL_OK;
+}
+
+static void close_place(cuda_place *c)
+{
+    gpu_free(c->card, &c->rope_cos);
+    gpu_free(c->card, &c->rope_sin);
+    gpu_free(c->card, &c->alpha);
+    gpu_queue_destroy(c->queue);
+    gpu_close(c->card);
+    free(c->alpha_rows);
+}
+
+/* ---- who lives where ---- */
+
+cuda_place *cuda_place_of(cuda_team *c, int local_rank)
+{
+    return &c->places[c->n_places > 1 ? local_rank : 0];
+}
+
+/* One card for all ranks of the process, a card a rank, or, of several processes, the card of this one's number. */
+static tpl_code open_places(cuda_team *c, team *t, tpl_err *e)
+{
+    const team_options *o = team_opts(t);
+    int n = o->ranks == RANKS_NCCL ? o->tp : 1, cards = gpu_count();
+    c->places = tpl_calloc((size_t)n, sizeof *c->places);
+    c->n_places = n;
+    if (n > cards && cards > 0)
+        return tpl_fail(e, TPL_E_DEVICE, "--ranks nccl", "needs a card a rank: %d, %d are here", n, cards);
+    for (int i = 0; i < n; i++)
+        TPL_TRY(open_place(&c->places[i], o->ranks == RANKS_MPI && cards > 0 ? procs_rank() % cards : i, t, e));
+    return TPL_OK;
+}
+
+/* The groups that any rank's lists exchange in. */
+static tpl_code split_groups(gpu_comm *c, const plan *p, tpl_err *e)
+{
+    for (int phase = 0; phase < N_PHASES; phase++)
+        for (int i = 0; i < p->list[phase].n; i++)
+            if (p->list[phase].steps[i].is_comm)
+                TPL_TRY(gpu_comm_split(c, p->list[phase].steps[i].group.size, e));
+    return TPL_OK;
+}
+
+static tpl_code join_ranks(cuda_team *c, team *t, tpl_err *e)
+{
+    const team_options *o = team_opts(t);
+    bool processes = o->ranks == RANKS_MPI;
+    gpu_comm_id id = {{0}};
+    if (o->tp == 1 || (o->ranks != RANKS_NCCL && !processes))
+        return TPL_OK;
+    gpu **cards = tpl_calloc((size_t)c->n_places, sizeof(gpu *));
+    for (int i = 0; i < c->n_places; i++)
+        cards[i] = c->places[i].card;
+    tpl_code rc = processes && procs_rank() > 0 ? TPL_OK : gpu_comm_new_id(&id, e);
+    if (rc == TPL_OK && processes)
+        rc = procs_broadcast(&id, sizeof id, e);
+    if (rc == TPL_OK)
+        rc = gpu_comm_create(cards, processes ? procs_rank() : 0, team_n_local(t), o->tp, &id, &c->comm, e);
+    free(cards);
+    return rc == TPL_OK ? split_groups(c->comm, team_plan(t, 0), e) : rc;
+}
+
+/* ---- teams ---- */
+
+static tpl_code bring_rank_to(cuda_team *c, team *t, int rank, tpl_err *e)
+{
+    uploader u = {.c = cuda_place_of(c, rank), .m = team_model(t)};
+    tpl_code rc = gpu_use(u.c->card, e);
+    if (rc == TPL_OK && !model_is_random(u.m))
+        rc = gpu_alloc_pinned(u.c->card, &u.staging, STAGING_BYTES, "weight staging", e);
+    if (rc == TPL_OK)
+        rc = bring_rank(&u, team_get_rank(t, rank), team_opts(t)->compute, &c->weights[rank], e);
+    if (rc == TPL_OK)
+        rc = gpu_queue_wait(u.c->queue, e);
+    if (u.c->card)
+        gpu_free_pinned(u.c->card, &u.staging);
+    free(u.wide);
+    return rc;
 }
 
 tpl_code cuda_team_open(team *t, tpl_err *e)
@@ -207,14 +282,11 @@ tpl_code cuda_team_open(team *t, tpl_err *e)
     c->weights = tpl_calloc((size_t)team_n_local(t), sizeof *c->weights);
     if (team_n_local(t) > CARD_MAX_RANKS)
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, expected at most %d ranks on one card", team_n_local(t), CARD_MAX_RANKS);
-    TPL_TRY(gpu_open(0, &c->card, e));
-    TPL_TRY(gpu_queue_create(c->card, &c->queue, e));
-    TPL_TRY(bring_tables(c, t, e));
-    uploader u = {.c = c, .m = team_model(t)};
-    tpl_code rc = bring_ranks(&u, t, e);
-    gpu_free_pinned(c->card, &u.staging);
-    free(u.wide);
-    return rc;
+    TPL_TRY(open_places(c, t, e));
+    TPL_TRY(join_ranks(c, t, e));
+    for (int i = 0; i < team_n_local(t); i++)
+        TPL_TRY(bring_rank_to(c, t, i, e));
+    return TPL_OK;
 }
 
 void cuda_team_close(team *t)
@@ -222,14 +294,12 @@ void cuda_team_close(team *t)
     cuda_team *c = *team_exec_state(t);
     if (!c)
         return;
-    for (int i = 0; i < team_n_local(t); i++)
-        gpu_free(c->card, &c->weights[i]);
-    gpu_free(c->card, &c->rope_cos);
-    gpu_free(c->card, &c->rope_sin);
-    gpu_free(c->card, &c->alpha);
-    gpu_queue_destroy(c->queue);
-    gpu_close(c->card);
+    gpu_comm_destroy(c->comm);
+    for (int i = 0; i < team_n_local(t) && c->places; i++)
+        gpu_free(cuda_place_of(c, i)->card, &c->weights[i]);
+    for (int i = 0; i < c->n_places; i++)
+        close_place(&c->places[i]);
+    free(c->places);
     free(c->weights);
-    free(c->alpha_rows);
     free(c);
 }

@@ -43,7 +43,7 @@ struct team {
     void *arg;
 };
 
-static const char *const kind_names[] = {[RANKS_LOCAL] = "local", [RANKS_SOLO] = "solo", [RANKS_MPI] = "mpi"};
+static const char *const kind_names[] = {[RANKS_LOCAL] = "local", [RANKS_SOLO] = "solo", [RANKS_MPI] = "mpi", [RANKS_NCCL] = "nccl"};
 
 const char *ranks_name(ranks_kind k)
 {
@@ -52,7 +52,7 @@ const char *ranks_name(ranks_kind k)
 
 bool ranks_from_name(const char *name, ranks_kind *out)
 {
-    for (int k = RANKS_LOCAL; k <= RANKS_MPI; k++) {
+    for (int k = RANKS_LOCAL; k <= RANKS_NCCL; k++) {
         if (strcmp(kind_names[k], name) == 0) {
             *out = (ranks_kind)k;
             return true;
@@ -212,9 +212,11 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     TPL_TRY(plan_fit(c, v, o->tp, &o->plan, e));
     if (o->ranks == RANKS_MPI && o->tp != procs_count())
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
+    if (o->ranks == RANKS_NCCL && (!o->backend || exec_find(o->backend)->host))
+        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is nccl, expected with --backend cuda only");
     assert((variant_needs_transform(v) && !model_is_random(m)) == (f != NULL));
     team *t = tpl_calloc(1, sizeof *t);
-    *t = (team){.m = m, .f = f, .o = *o, .n_local = o->ranks == RANKS_LOCAL ? o->tp : 1};
+    *t = (team){.m = m, .f = f, .o = *o, .n_local = o->ranks == RANKS_LOCAL || o->ranks == RANKS_NCCL ? o->tp : 1};
     if (!t->o.backend)
         t->o.backend = "cpu";
     t->exec = exec_find(t->o.backend);

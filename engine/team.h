@@ -16,7 +16,8 @@
 #include "engine/transform.h"
 #include "kernels/kernels.h"
 
-typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI } ranks_kind;
+/* Threads (or one shared card); rank 0 alone; processes, one rank each; one process with a card a rank. */
+typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI, RANKS_NCCL } ranks_kind;
 
 const char *ranks_name(ranks_kind k);
 bool ranks_from_name(const char *name, ranks_kind *out);

@@ -42,6 +42,10 @@ typedef struct {
 
 tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e);
 
+/* Between [parts, rows, share] and [rows, parts * share], both without gaps: how libraries and comm.h lay out the parts of a
+ * gather or a reduce-scatter. apart: the result is the former. */
+tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share, bool apart, tpl_err *e);
+
 #ifdef __cplusplus
 }
 #endif

@@ -66,3 +66,21 @@ tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e)
     CU_BY_TYPE(c->dtype, T, collect_kernel<T><<<grid, THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>(*c));
     return cu_launched(comm_op_name(c->op), e);
 }
+
+/* grid (rows x parts) */
+template <typename T>
+static __global__ void turn_kernel(const T *from, T *to, int64_t parts, int64_t rows, int64_t share, bool apart)
+{
+    int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
+    int64_t near = (part * rows + row) * share, wide = (row * parts + part) * share;
+    for (int64_t c = threadIdx.x; c < share; c += blockDim.x)
+        to[(apart ? near : wide) + c] = from[(apart ? wide : near) + c];
+}
+
+tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share, bool apart, tpl_err *e)
+{
+    if (rows * parts * share == 0)
+        return TPL_OK;
+    CU_BY_TYPE(t, T, turn_kernel<T><<<(unsigned)(rows * parts), THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>((const T *)from, (T *)to, parts, rows, share, apart));
+    return cu_launched("turn", e);
+}

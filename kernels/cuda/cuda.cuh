@@ -33,6 +33,16 @@ static inline cudaStream_t cu_stream(const kernel_ctx *ctx)
     return (cudaStream_t)gpu_queue_stream(ctx->queue);
 }
 
+/* Whether something was done on the current card already, by a static word of bits; marks it done. */
+static inline bool cu_done_here(unsigned *cards)
+{
+    int card = 0;
+    cudaGetDevice(&card);
+    bool done = card < 32 && (*cards >> card & 1);
+    *cards |= card < 32 ? 1u << card : 0;
+    return done;
+}
+
 template <typename T> struct cu_type;
 template <> struct cu_type<float> {
     static const tpl_dtype id = DT_F32;

@@ -566,13 +566,12 @@ template <typename S>
 static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int kv_heads, int n_seqs, int64_t tokens,
                              const char *name, tpl_err *e)
 {
-    static bool ready;
-    if (!ready) {
+    static unsigned ready;
+    if (!cu_done_here(&ready)) {
         cudaError_t rc = cudaFuncSetAttribute(flash_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
         if (rc != cudaSuccess)
             return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s", (int)S::SHARED_BYTES,
                             cudaGetErrorString(rc));
-        ready = true;
     }
     bool whole = a.n_splits == 1;
     dim3 grid((unsigned)((vectors + S::MT - 1) / S::MT), (unsigned)(kv_heads * a.n_splits), (unsigned)n_seqs);

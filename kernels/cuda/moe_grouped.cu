@@ -231,13 +231,12 @@ static __global__ void gather_kernel(const float *y, const int32_t *ids, int64_t
 
 static tpl_code launch_group(kernel_ctx *ctx, const group_args &g, int routes, tpl_err *e)
 {
-    static bool ready;
+    static unsigned ready;
     size_t bytes = (size_t)STAGES * 3 * TILE_CHUNKS * 16;
     int most = g.n_local < routes ? g.n_local : routes;
     dim3 grid((unsigned)(g.n / TILE_N), (unsigned)(most + routes / TILE_M));
-    if (!ready && cudaFuncSetAttribute(group_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
+    if (!cu_done_here(&ready) && cudaFuncSetAttribute(group_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
         return tpl_fail(e, TPL_E_DEVICE, "moe_experts", "needs %zu bytes of shared memory a block", bytes);
-    ready = true;
     group_kernel<<<grid, THREADS, bytes, cu_stream(ctx)>>>(g);
     return cu_launched("moe_experts", e);
 }

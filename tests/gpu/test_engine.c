@@ -176,6 +176,28 @@ Test(engine, bf16_logits_are_near)
     }
 }
 
+/* Through NCCL, in one process: chunks of several rows and steps of two, all-reduce, gather and reduce-scatter, recorded. */
+Test(engine, a_card_a_rank)
+{
+    static answers host, card;
+    static const int some[] = {0, 1, 2, 3, 6, 7, 8};
+    need_card();
+    if (gpu_count() < 2)
+        cr_skip_test("one CUDA card is here, two are needed");
+    for (size_t k = 0; k < sizeof some / sizeof *some; k++) {
+        int i = some[k];
+        lab *l = open_lab(cases[i].model);
+        ask(l, cases[i].variant, &(team_options){.tp = 1}, &host);
+        for (int bf16_too = 0; bf16_too < 2; bf16_too++) {
+            ask(l, cases[i].variant, &(team_options){.tp = 2, .backend = "cuda", .ranks = RANKS_NCCL, .compute = bf16_too ? DT_BF16 : DT_F32}, &card);
+            distance d = compare(&card, &host);
+            printf("# nccl %s %s: worst %.3g, rms %.3g\n", bf16_too ? "bf16" : "f32", cases[i].variant, d.worst, d.rms);
+            cr_expect(bf16_too ? d.rms < 0.03 : d.worst < 2e-3, "%s: worst %g, rms %g", cases[i].variant, d.worst, d.rms);
+        }
+        lab_close(l);
+    }
+}
+
 /* One rank's memory is its own, and what nobody wrote is NaN. */
 Test(engine, isolated_ranks_agree)
 {
