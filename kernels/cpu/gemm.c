@@ -1,12 +1,15 @@
 #include "kernels/cpu/gemm.h"
 
-#include <assert.h>
+#include <string.h>
 
 enum {
     BLOCK_VALUES = 256 * 1024, /* f32 of a widened weight block: 1 MiB, about what a core's L2 cache holds */
+    THIN_VALUES = 32 * 1024,   /* the same where little is computed with it: it should still be near when it is read */
     BLOCK_K = 1024,            /* a multiple of the 128 columns that share an f8 scale */
     ROUND_ROWS = 512,          /* rows of x rounded to bf16 at a time */
-    THIN_ROWS = 6              /* up to here reading the weight takes longer than the arithmetic */
+    LONG_K = 256,              /* from here on a sum along k outweighs its last step across a vector */
+    THIN_ROWS = 6,             /* up to here reading the weight takes longer than the arithmetic */
+    THIN_ROWS_FAR = 16         /* likewise where the library first would have to fetch, widen or pack a weight */
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -49,18 +52,27 @@ static mat mat_rows(const mat *m, int64_t row, int64_t rows)
     return part;
 }
 
+/* Multiplies columns [c0, c0 + n) of a row with the factors of their blocks of 128 x 128. */
+static void scale_row(const gemm_env *env, const mat *w, int64_t row, int64_t c0, int64_t n, float *dst)
+{
+    const float *scale = w->scale + row / 128 * ((w->cols + 127) / 128);
+    for (int64_t c = c0; c < c0 + n;) {
+        int64_t end = least((c / 128 + 1) * 128, c0 + n);
+        env->simd->scale(dst + (c - c0), scale[c / 128], end - c);
+        c = end;
+    }
+}
+
 /* One row's columns [c0, c0 + n), widened and scaled, rounded if products take bf16. */
 static void load_row(const gemm_env *env, const mat *w, int64_t row, int64_t c0, int64_t n, float *dst)
 {
-    env->simd->widen(dst, mat_at(w, row, c0), w->dtype, n);
-    if (w->scale) {
-        const float *scale = w->scale + row / 128 * ((w->cols + 127) / 128);
-        for (int64_t c = c0; c < c0 + n;) {
-            int64_t end = least((c / 128 + 1) * 128, c0 + n);
-            env->simd->scale(dst + (c - c0), scale[c / 128], end - c);
-            c = end;
-        }
+    if (env->compute == DT_BF16 && w->dtype == DT_F32) {
+        env->simd->round_bf16(dst, mat_at(w, row, c0), n);
+        return;
     }
+    env->simd->widen(dst, mat_at(w, row, c0), w->dtype, n);
+    if (w->scale)
+        scale_row(env, w, row, c0, n, dst);
     if (env->compute == DT_BF16 && w->dtype != DT_BF16)
         env->simd->round_bf16(dst, dst, n);
 }
@@ -132,15 +144,24 @@ static mat round_x(const gemm_env *env, const mat *x, tpl_dtype type, int64_t n)
     return (mat){.data = block, .dtype = type, .rows = x->rows, .cols = x->cols, .stride = stride};
 }
 
+/* Up to how many rows gemm_nt of simd.h is the faster way (measured at n 2048, k 7168 and n 512, k 192). The library
+ * holds its own earlier where it can read the weight as it lies; in f32 only while the weight is small. */
+static int64_t thin_rows(const gemm_env *env, const mat *w)
+{
+    bool near = env->compute == DT_BF16 ? w->dtype == DT_BF16 : w->dtype == DT_F32 && w->rows * w->cols <= BLOCK_VALUES;
+    return near ? THIN_ROWS : THIN_ROWS_FAR;
+}
+
 static tpl_code multiply_rows(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool accumulate,
                               tpl_err *e)
 {
-    bool thin = x->rows <= THIN_ROWS, library_bf16 = !thin && env->compute == DT_BF16 && gemm_has_bf16();
+    bool thin = x->rows <= thin_rows(env, w), library_bf16 = !thin && env->compute == DT_BF16 && gemm_has_bf16();
     plan_nt p = {.env = env, .w = w, .thin = thin};
     p.type = library_bf16 || (thin && w->dtype == DT_BF16) ? DT_BF16 : DT_F32;
     p.x = round_x(env, x, library_bf16 ? DT_BF16 : DT_F32, w->rows);
     bool direct = weight_is_direct(&p);
-    int64_t k_step = direct ? w->cols : least(w->cols, BLOCK_K), n_step = direct ? w->rows : BLOCK_VALUES / k_step;
+    int64_t k_step = direct ? w->cols : least(w->cols, BLOCK_K),
+            n_step = direct ? w->rows : (thin ? THIN_VALUES : BLOCK_VALUES) / k_step;
     for (int64_t n0 = 0; n0 < w->rows; n0 += n_step)
         for (int64_t k0 = 0; k0 < w->cols; k0 += k_step) {
             int64_t n = least(n_step, w->rows - n0), k = least(k_step, w->cols - k0);
@@ -178,16 +199,30 @@ static void small_load(const gemm_env *env, const mat *w, bool transposed, int64
     }
 }
 
+/* x as f32, rounded if need be, in rows that do not fall on the same lines of the cache however far apart they were. */
+static mat pack_x(const gemm_env *env, const mat *x, int64_t n)
+{
+    if (env->compute == DT_BF16)
+        return round_x(env, x, DT_F32, n);
+    if (x->rows == 1)
+        return *x;
+    mat packed = {.data = rounded_block(env, n), .dtype = DT_F32, .rows = x->rows, .cols = x->cols};
+    packed.stride = round_up(x->cols, SIMD_MAX_LANES);
+    for (int64_t r = 0; r < x->rows; r++)
+        memcpy((float *)packed.data + r * packed.stride, mat_at(x, r, 0), (size_t)x->cols * sizeof(float));
+    return packed;
+}
+
 static void small_rows(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed,
                        bool accumulate)
 {
     int64_t k = transposed ? w->cols : w->rows, n = transposed ? w->rows : w->cols, rows = x->rows;
-    mat in = round_x(env, x, DT_F32, n);
+    mat in = pack_x(env, x, n);
     bool rounded = env->compute == DT_BF16 && w->dtype != DT_BF16;
     bool direct = (w->dtype == DT_F32 || w->dtype == DT_BF16) && !rounded;
     simd_gemm g = {rows,      n,           k,         in.data, in.stride, w->data, w->stride, w->dtype == DT_BF16,
                    out->data, out->stride, accumulate};
-    if (direct && transposed && rows <= THIN_ROWS) {
+    if (direct && transposed && rows <= (k >= LONG_K ? THIN_ROWS_FAR : THIN_ROWS)) {
         env->simd->gemm_nt(&g);
         return;
     }
@@ -210,9 +245,8 @@ static void small_rows(const gemm_env *env, const mat *x, const mat *w, const ma
 
 void gemm_small(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed, bool accumulate)
 {
-    int64_t step = env->compute == DT_BF16 ? ROUND_ROWS : x->rows;
-    for (int64_t r = 0; r < x->rows; r += step) {
-        int64_t rows = least(step, x->rows - r);
+    for (int64_t r = 0; r < x->rows; r += ROUND_ROWS) {
+        int64_t rows = least(ROUND_ROWS, x->rows - r);
         mat x_part = mat_rows(x, r, rows), out_part = mat_rows(out, r, rows);
         small_rows(env, &x_part, w, &out_part, transposed, accumulate);
     }

@@ -7,6 +7,10 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/cpu/simd.h"
 
 enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS };
@@ -45,16 +49,70 @@ INLINE vf select_f(vi mask, vf yes, vf no)
     return (vf)((mask & (vi)yes) | (~mask & (vi)no));
 }
 
+/* a > b ? a : b, one instruction where the compiler would make three; a NaN in b passes. */
 INLINE vf max_f(vf a, vf b)
 {
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif SIMD_BYTES == 32 && defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     return select_f((vi)(a > b), a, b);
+#endif
+}
+
+/* y where x is not below the floor, else 0; a NaN in x is not below. */
+INLINE vf zero_below(vf x, vf y, float floor)
+{
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    return (vf)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(floor), _CMP_NLT_UQ), (__m512)y);
+#else
+    return (vf)(~(vi)(x < floor) & (vi)y);
+#endif
+}
+
+/* L integers of 16 or 8 bits, widened with zeros. The compiler's own conversion takes many steps for what is one load.
+ */
+INLINE vu load_u16(const void *p)
+{
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    return (vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+#elif SIMD_BYTES == 32 && defined(__AVX2__)
+    return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+#else
+    vh h;
+    memcpy(&h, p, sizeof h);
+    return __builtin_convertvector(h, vu);
+#endif
+}
+
+INLINE vu load_u8(const void *p)
+{
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    return (vu)_mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+#elif SIMD_BYTES == 32 && defined(__AVX2__)
+    return (vu)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+#else
+    vb b;
+    memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(b, vu);
+#endif
+}
+
+/* Stores the lower halves. */
+INLINE void store_u16(void *p, vu v)
+{
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    _mm256_storeu_si256(p, _mm512_cvtepi32_epi16((__m512i)v));
+#else
+    vh h = __builtin_convertvector(v, vh);
+    memcpy(p, &h, sizeof h);
+#endif
 }
 
 INLINE vf load_bf16(const void *p)
 {
-    vh h;
-    memcpy(&h, p, sizeof h);
-    return (vf)(__builtin_convertvector(h, vu) << 16);
+    return (vf)(load_u16(p) << 16);
 }
 
 INLINE vf load_b(const void *b, bool is_bf16, int64_t i)
@@ -77,12 +135,17 @@ INLINE vf load_part(const void *b, bool is_bf16, int64_t i, int64_t n)
 
 INLINE float sum_lanes(vf v)
 {
-    float part[L];
+    v4 part[L / 4];
     memcpy(part, &v, sizeof v);
-    for (int n = L / 2; n > 0; n /= 2)
+    for (int n = L / 8; n > 0; n /= 2)
         for (int i = 0; i < n; i++)
             part[i] += part[i + n];
-    return part[0];
+    return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
+}
+
+INLINE float max_of(float a, float b)
+{
+    return a > b ? a : b;
 }
 
 INLINE float max_lanes(vf v)
@@ -91,7 +154,7 @@ INLINE float max_lanes(vf v)
     memcpy(part, &v, sizeof v);
     for (int n = L / 2; n > 0; n /= 2)
         for (int i = 0; i < n; i++)
-            part[i] = part[i] > part[i + n] ? part[i] : part[i + n];
+            part[i] = max_of(part[i], part[i + n]);
     return part[0];
 }
 
@@ -116,17 +179,13 @@ INLINE vf f8_bits(vu b)
 
 INLINE vf widen_vector(const char *src, tpl_dtype t)
 {
-    vh h;
-    vb b;
     switch (t) {
     case DT_BF16:
         return load_bf16(src);
     case DT_F16:
-        memcpy(&h, src, sizeof h);
-        return f16_bits(__builtin_convertvector(h, vu));
+        return f16_bits(load_u16(src));
     case DT_F8E4M3:
-        memcpy(&b, src, sizeof b);
-        return f8_bits(__builtin_convertvector(b, vu));
+        return f8_bits(load_u8(src));
     default:
         return load((const float *)(const void *)src);
     }
@@ -176,8 +235,7 @@ static void simd_to_bf16(bf16 *dst, const float *src, int64_t n)
 {
     int64_t i = 0;
     for (; i + L <= n; i += L) {
-        vh h = __builtin_convertvector(bf16_bits(load(src + i)) >> 16, vh);
-        memcpy(dst + i, &h, sizeof h);
+        store_u16(dst + i, bf16_bits(load(src + i)) >> 16);
     }
     for (; i < n; i++)
         dst[i] = bf16_from_f32(src[i]);
@@ -406,32 +464,45 @@ static void simd_transpose(float *dst, int64_t ldd, const float *src, int64_t ld
 
 /* ---- element by element ---- */
 
-/* 2^n for n in [-126, 127]. */
-INLINE vf power_of_2(vi n)
-{
-    return (vf)((n + 127) << 23);
-}
-
-/* x = n ln 2 + r with n whole; e^r by its power series to r^7 (|r| <= ln(2)/2, so that the rest is below 6e-9), times
- * 2^n in two steps, since 2^128 is no f32. ln 2 comes in two pieces, the first with few enough bits that n times it is
- * exact. A NaN passes every select and stays one. */
-INLINE vf exp_f(vf x)
+/* x = n ln 2 + r with n whole; e^r by its power series to r^7 (|r| <= ln(2)/2, so that the rest is below 6e-9). ln 2
+ * comes in two pieces, the first with few enough bits that n times it is exact. */
+INLINE vf exp_parts(vf x, vu *n)
 {
     const float shift = 0x1.8p23f; /* adding it leaves n in the lowest bits */
-    vf y = select_f((vi)(x > 88.73f), splat(88.73f), x);
-    y = select_f((vi)(y < -87.33f), splat(-87.33f), y);
-    vf shifted = y * 1.44269504f + shift, n = shifted - shift;
-    vf r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
+    vf shifted = x * 1.44269504f + shift, whole = shifted - shift;
+    vf r = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
     vf s = r * (1.f / 5040) + 1.f / 720;
     s = s * r + 1.f / 120;
     s = s * r + 1.f / 24;
     s = s * r + 1.f / 6;
     s = s * r + 0.5f;
-    s = s * (r * r) + r + 1.f;
-    vi whole = (vi)shifted - (vi)splat(shift), half = whole >> 1;
-    s = s * power_of_2(half) * power_of_2(whole - half);
+    *n = (vu)shifted - (vu)splat(shift);
+    return s * (r * r) + r + 1.f;
+}
+
+/* 2^n for n in [-126, 127]; a product with it keeps a NaN, which arithmetic on bits would not. */
+INLINE vf power_of_2(vu n)
+{
+    return (vf)((n + 127) << 23);
+}
+
+/* e^x for x <= 0 (or NaN). Below the range the parts are nonsense, which the last step drops. */
+INLINE vf exp_negative(vf x)
+{
+    vu n;
+    vf s = exp_parts(x, &n);
+    return zero_below(x, s * power_of_2(n), -87.33f);
+}
+
+/* e^x for any x. 2^128 is no f32, hence the two steps. */
+INLINE vf exp_f(vf x)
+{
+    vu n;
+    vf s = exp_parts(x, &n);
+    vu half = (vu)((vi)n >> 1);
+    s = s * power_of_2(half) * power_of_2(n - half);
     s = select_f((vi)(x > 88.722835f), splat(INFINITY), s);
-    return select_f((vi)(x < -87.33f), splat(0), s);
+    return zero_below(x, s, -87.33f);
 }
 
 INLINE vf silu_mul_f(vf gate, vf up)
@@ -486,48 +557,59 @@ static float simd_sum_squares(const float *x, int64_t n)
     return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-/* s = by * s, or -inf where keep is 0; gives the greatest. */
-INLINE float scale_and_mask(float *s, const uint32_t *keep, int64_t n, float by)
+INLINE vf load_kept(const float *s, const uint32_t *keep)
 {
-    vf max = splat(-INFINITY);
-    for (int64_t i = 0; i < n; i += L) {
-        vf v = load(s + i) * by;
-        if (keep) {
-            vi mask;
-            memcpy(&mask, keep + i, sizeof mask);
-            v = select_f(mask, v, splat(-INFINITY));
-        }
-        store(s + i, v);
-        max = max_f(max, v);
-    }
-    return max_lanes(max);
+    if (!keep)
+        return load(s);
+    vi mask;
+    memcpy(&mask, keep, sizeof mask);
+    return select_f(mask, load(s), splat(-INFINITY));
 }
 
-/* Tells scores that are all -inf from scores among which a NaN hides from comparisons. */
-static bool all_minus_infinity(const float *s, int64_t n)
+/* Two running maxima hide half of the instruction's latency. A NaN may hide behind greater values. */
+INLINE float max_kept(const float *s, const uint32_t *keep, int64_t n)
+{
+    vf even = splat(-INFINITY), odd = even;
+    int64_t i = 0;
+    for (; i + 2 * L <= n; i += 2 * L) {
+        even = max_f(even, load_kept(s + i, keep ? keep + i : NULL));
+        odd = max_f(odd, load_kept(s + i + L, keep ? keep + i + L : NULL));
+    }
+    if (i < n)
+        even = max_f(even, load_kept(s + i, keep ? keep + i : NULL));
+    return max_lanes(max_f(even, odd));
+}
+
+INLINE float exp_kept(float *s, const uint32_t *keep, int64_t n, float by, float top)
+{
+    vf total = splat(0);
+    for (int64_t i = 0; i < n; i += L) {
+        vf p = exp_negative(load_kept(s + i, keep ? keep + i : NULL) * by - top);
+        store(s + i, p);
+        total += p;
+    }
+    return sum_lanes(total);
+}
+
+/* Tells that no score counts, from scores among which a NaN hides. */
+static bool none_kept(const float *s, const uint32_t *keep, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        if (s[i] != -INFINITY)
+        if ((!keep || keep[i]) && s[i] != -INFINITY)
             return false;
     return true;
 }
 
 static float simd_softmax_row(float *s, const uint32_t *keep, int64_t n, float by, float *max, float *sum)
 {
-    float block = keep ? scale_and_mask(s, keep, n, by) : scale_and_mask(s, NULL, n, by);
-    float top = block > *max ? block : *max;
-    if (top == -INFINITY && all_minus_infinity(s, n)) {
+    float block = by * (keep ? max_kept(s, keep, n) : max_kept(s, NULL, n)), top = max_of(block, *max);
+    if (top == -INFINITY && none_kept(s, keep, n)) {
         memset(s, 0, (size_t)n * sizeof *s);
         return 1;
     }
-    vf total = splat(0);
-    for (int64_t i = 0; i < n; i += L) {
-        vf p = exp_f(load(s + i) - top);
-        store(s + i, p);
-        total += p;
-    }
-    float factor = expf(*max - top);
-    *sum = *sum * factor + sum_lanes(total);
+    float total = keep ? exp_kept(s, keep, n, by, top) : exp_kept(s, NULL, n, by, top);
+    float factor = *max == top ? 1 : expf(*max - top);
+    *sum = *sum * factor + total;
     *max = top;
     return factor;
 }

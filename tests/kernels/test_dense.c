@@ -87,8 +87,9 @@ Test(dense, matmul_block_by_block)
 {
     for (int t = 0; t < 4; t++) {
         check_matmul((shape){2, 300, 2100}, weight_types[t], t % 2 ? DT_F32 : DT_BF16);
-        check_matmul((shape){9, 300, 2100}, weight_types[t], DT_BF16);
+        check_matmul((shape){17, 300, 2100}, weight_types[t], DT_BF16);
         check_matmul((shape){9, 300, 2100}, weight_types[t], DT_F32);
+        check_matmul((shape){17, 300, 2100}, weight_types[t], DT_F32);
     }
     check_matmul((shape){520, 3, 40}, DT_F16, DT_BF16);
 }
@@ -157,6 +158,7 @@ Test(dense, head_matmul_block_by_block)
 {
     check_heads((shape){2, 5, 1100}, 1, DT_F16, true, DT_F32);
     check_heads((shape){8, 5, 1100}, 2, DT_BF16, true, DT_F32);
+    check_heads((shape){17, 5, 1100}, 2, DT_BF16, true, DT_F32);
     check_heads((shape){8, 300, 1100}, 1, DT_F16, false, DT_F32);
     check_heads((shape){515, 16, 8}, 1, DT_BF16, false, DT_BF16);
 }

@@ -106,6 +106,26 @@ Test(simd, exp_at_the_ends)
     }
 }
 
+/* Whatever bits a NaN holds, it stays one. */
+Test(simd, exp_keeps_every_nan)
+{
+    rng r = rng_make(52, 0);
+    EACH_SET(v)
+    for (int round = 0; round < 500; round++) {
+        float x[16], sum = 0, max = 0;
+        for (int i = 0; i < 16; i++) {
+            uint32_t u = (uint32_t)rng_u64(&r) | 0x7fc00000;
+            memcpy(&x[i], &u, sizeof u);
+        }
+        float y[16];
+        v->exp(y, x, 16);
+        v->softmax_row(x, NULL, 16, 1, &max, &sum);
+        for (int i = 0; i < 16; i++)
+            cr_assert(isnan(y[i]) && isnan(x[i]), "%s: %d", v->name, i);
+        cr_assert(isnan(sum), "%s", v->name);
+    }
+}
+
 Test(simd, transposes_any_size)
 {
     static float src[40 * 50], dst[50 * 44];
