@@ -12,15 +12,15 @@
 
 /* What a family's forward pass has, and what transformers assumes where its config.json is silent. */
 enum {
-    ROPE_PAIRS = 1 << 0,      /* rotary pairs are neighbours (2i, 2i + 1) */
-    BIAS_QKV = 1 << 1,        /* q, k and v have biases, always */
-    BIAS_BY_FIELD = 1 << 2,   /* attention_bias is heeded */
+    ROPE_PAIRS = 1 << 0,        /* rotary pairs are neighbours (2i, 2i + 1) */
+    BIAS_QKV = 1 << 1,          /* q, k and v have biases, always */
+    BIAS_BY_FIELD = 1 << 2,     /* attention_bias is heeded */
     MLP_BIAS_BY_FIELD = 1 << 3, /* mlp_bias is heeded */
-    QK_NORM = 1 << 4,         /* an RMSNorm of each query and key head */
-    WINDOW_ALWAYS = 1 << 5,   /* sliding_window counts without use_sliding_window, in every layer */
-    WINDOW_BY_FIELD = 1 << 6, /* use_sliding_window, max_window_layers and layer_types are heeded */
-    NO_NORM_TOPK = 1 << 7,    /* norm_topk_prob is ignored, as transformers does */
-    TRANSMLA = 1 << 8         /* a GQA model converted to latent attention */
+    QK_NORM = 1 << 4,           /* an RMSNorm of each query and key head */
+    WINDOW_ALWAYS = 1 << 5,     /* sliding_window counts without use_sliding_window, in every layer */
+    WINDOW_BY_FIELD = 1 << 6,   /* use_sliding_window, max_window_layers and layer_types are heeded */
+    NO_NORM_TOPK = 1 << 7,      /* norm_topk_prob is ignored, as transformers does */
+    TRANSMLA = 1 << 8           /* a GQA model converted to latent attention */
 };
 
 typedef struct {
@@ -233,7 +233,8 @@ static tpl_code unknown_family(const reader *r, const char *name)
     text_buf known = {0};
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         text_addf(&known, "%s%s", i ? ", " : "", families[i].architecture);
-    tpl_code rc = tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where, "architecture is '%.60s', expected one of %s", name, known.data);
+    tpl_code rc =
+        tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where, "architecture is '%.60s', expected one of %s", name, known.data);
     text_fini(&known);
     return rc;
 }
@@ -332,8 +333,9 @@ static tpl_code check_moe(const reader *r)
                         c->topk_group, c->n_group);
     int32_t eligible = c->n_experts / c->n_group * c->topk_group;
     if (c->n_experts_per_tok > eligible)
-        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'num_experts_per_tok' is %d, expected at most %d (%d of %d groups)", c->n_experts_per_tok, eligible,
-                        c->topk_group, c->n_group);
+        return tpl_fail(r->e, TPL_E_INPUT, r->where,
+                        "field 'num_experts_per_tok' is %d, expected at most %d (%d of %d groups)",
+                        c->n_experts_per_tok, eligible, c->topk_group, c->n_group);
     return TPL_OK;
 }
 
@@ -408,7 +410,9 @@ static tpl_code read_rope_numbers(const reader *r, const json_t *p)
     TPL_TRY(need_positive(r, "low_freq_factor", s->low_freq_factor));
     TPL_TRY(need_positive(r, "high_freq_factor", s->high_freq_factor));
     if (s->high_freq_factor <= s->low_freq_factor)
-        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'high_freq_factor' is %g, expected more than low_freq_factor %g", s->high_freq_factor, s->low_freq_factor);
+        return tpl_fail(r->e, TPL_E_INPUT, r->where,
+                        "field 'high_freq_factor' is %g, expected more than low_freq_factor %g", s->high_freq_factor,
+                        s->low_freq_factor);
     return TPL_OK;
 }
 
@@ -465,8 +469,11 @@ static tpl_code read_quant_block(const reader *r, const json_t *quant)
         return TPL_OK;
     for (size_t i = 0; i < 2; i++) {
         const json_t *v = json_array_get(block, i);
-        if (json_array_size(block) != 2 || !json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > MAX_DIM)
-            return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'weight_block_size' is not a pair of sizes, expected such as [%d, %d]", MODEL_F8_BLOCK, MODEL_F8_BLOCK);
+        if (json_array_size(block) != 2 || !json_is_integer(v) || json_integer_value(v) < 1 ||
+            json_integer_value(v) > MAX_DIM)
+            return tpl_fail(r->e, TPL_E_INPUT, r->where,
+                            "field 'weight_block_size' is not a pair of sizes, expected such as [%d, %d]",
+                            MODEL_F8_BLOCK, MODEL_F8_BLOCK);
         r->c->quant_block[i] = (int32_t)json_integer_value(v);
     }
     return TPL_OK;
@@ -524,11 +531,13 @@ static tpl_code read_layer_types(const reader *r, const json_t *types)
     model_config *c = r->c;
     memset(c->window_layers, 0, sizeof c->window_layers);
     if (json_array_size(types) < (size_t)c->n_layers)
-        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'layer_types' has %zu items, expected %d", json_array_size(types), c->n_layers);
+        return tpl_fail(r->e, TPL_E_INPUT, r->where, "field 'layer_types' has %zu items, expected %d",
+                        json_array_size(types), c->n_layers);
     for (int32_t i = 0; i < c->n_layers; i++) {
         const char *type = json_string_value(json_array_get(types, (size_t)i));
         if (!type || (strcmp(type, "full_attention") != 0 && strcmp(type, "sliding_attention") != 0))
-            return tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where, "field 'layer_types' has '%.40s', expected 'full_attention' or 'sliding_attention'",
+            return tpl_fail(r->e, TPL_E_UNSUPPORTED, r->where,
+                            "field 'layer_types' has '%.40s', expected 'full_attention' or 'sliding_attention'",
                             type ? type : "no text");
         if (strcmp(type, "sliding_attention") == 0)
             c->window_layers[i / 32] |= 1u << i % 32;
@@ -703,7 +712,8 @@ static double count_attention(const model_config *c)
     double dim = c->dim, heads = c->n_heads, n;
     if (c->attn == ATTN_GQA) {
         double q = heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-        return dim * (2 * q + 2 * kv) + (c->qk_norm ? 2.0 * c->head_dim : 0) + (c->qkv_bias ? q + 2 * kv : 0) + (c->o_bias ? dim : 0);
+        return dim * (2 * q + 2 * kv) + (c->qk_norm ? 2.0 * c->head_dim : 0) + (c->qkv_bias ? q + 2 * kv : 0) +
+               (c->o_bias ? dim : 0);
     }
     double q = heads * (c->nope_dim + c->rope_dim), lora = c->q_lora_rank, rank = c->kv_lora_rank;
     n = c->q_lora_rank ? lora * (dim + 1 + q) : dim * q;
@@ -743,18 +753,22 @@ tpl_code model_config_runnable(const model_config *c, tpl_err *e)
     const char *where = c->name[0] ? c->name : "config.json";
     bool fp8 = strcmp(c->quant_method, "fp8") == 0;
     if (c->rope.kind == ROPE_OTHER)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "RoPE scaling is '%s', expected none, 'default', 'yarn' or 'llama3'", c->rope.type);
-    if (c->no_latent_norm)
         return tpl_fail(e, TPL_E_UNSUPPORTED, where,
-                        "field 'qk_latent_layernorm' is false, expected true: latents without an RMSNorm are not plain MLA");
+                        "RoPE scaling is '%s', expected none, 'default', 'yarn' or 'llama3'", c->rope.type);
+    if (c->no_latent_norm)
+        return tpl_fail(
+            e, TPL_E_UNSUPPORTED, where,
+            "field 'qk_latent_layernorm' is false, expected true: latents without an RMSNorm are not plain MLA");
     if (c->q_b_bias)
         return tpl_fail(e, TPL_E_UNSUPPORTED, where,
-                        "field 'attention_bias' is true for %s, expected false: query biases are not plain MLA", c->architecture);
+                        "field 'attention_bias' is true for %s, expected false: query biases are not plain MLA",
+                        c->architecture);
     if (c->quant_method[0] && !fp8)
         return tpl_fail(e, TPL_E_UNSUPPORTED, where,
-                        "field 'quant_method' of 'quantization_config' is '%s', expected none or 'fp8'", c->quant_method);
+                        "field 'quant_method' of 'quantization_config' is '%s', expected none or 'fp8'",
+                        c->quant_method);
     if (fp8 && (c->quant_block[0] != MODEL_F8_BLOCK || c->quant_block[1] != MODEL_F8_BLOCK))
-        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "field 'weight_block_size' is [%d, %d], expected [%d, %d]", c->quant_block[0], c->quant_block[1], MODEL_F8_BLOCK,
-                        MODEL_F8_BLOCK);
+        return tpl_fail(e, TPL_E_UNSUPPORTED, where, "field 'weight_block_size' is [%d, %d], expected [%d, %d]",
+                        c->quant_block[0], c->quant_block[1], MODEL_F8_BLOCK, MODEL_F8_BLOCK);
     return TPL_OK;
 }

@@ -157,9 +157,15 @@ static tpl_code put_widened(const job *j, FILE *f, const st_tensor *t, const cha
     const st_tensor *s = st_set_find(j->files, scales.data);
     text_fini(&scales);
     int64_t rows = t->shape[0], cols = t->n_dims == 2 ? t->shape[1] : 0, block = MODEL_F8_BLOCK;
-    if (t->n_dims != 2 || !s || s->dtype != DT_F32 || s->n_dims != 2 || s->shape[0] != (rows + block - 1) / block || s->shape[1] != (cols + block - 1) / block)
+    if (t->n_dims != 2 || !s || s->dtype != DT_F32 || s->n_dims != 2 || s->shape[0] != (rows + block - 1) / block ||
+        s->shape[1] != (cols + block - 1) / block)
         return tpl_fail(e, TPL_E_UNSUPPORTED, t->file, "tensor %s: F8_E4M3 without fitting block scales", t->name);
-    mat w = {.data = (void *)(uintptr_t)t->data, .dtype = t->dtype, .rows = rows, .cols = cols, .stride = cols, .scale = s->data};
+    mat w = {.data = (void *)(uintptr_t)t->data,
+             .dtype = t->dtype,
+             .rows = rows,
+             .cols = cols,
+             .stride = cols,
+             .scale = s->data};
     float *row = tpl_malloc(sizeof *row * (size_t)(cols > 0 ? cols : 1));
     tpl_code rc = TPL_OK;
     for (int64_t i = 0; i < rows && rc == TPL_OK; i++) {
@@ -175,8 +181,10 @@ static tpl_code put_kv_b(const job *j, FILE *f, int layer, const char *path, tpl
 {
     head_mat uk = folded_uk_whole(j->f, layer), uv = folded_uv(j->f, layer);
     for (int h = 0; h < uk.heads; h++) {
-        TPL_TRY(put_floats(j, f, (const float *)uk.data + h * uk.head_stride, (size_t)uk.rows * (size_t)uk.cols, path, e));
-        TPL_TRY(put_floats(j, f, (const float *)uv.data + h * uv.head_stride, (size_t)uv.rows * (size_t)uv.cols, path, e));
+        TPL_TRY(
+            put_floats(j, f, (const float *)uk.data + h * uk.head_stride, (size_t)uk.rows * (size_t)uk.cols, path, e));
+        TPL_TRY(
+            put_floats(j, f, (const float *)uv.data + h * uv.head_stride, (size_t)uv.rows * (size_t)uv.cols, path, e));
     }
     return TPL_OK;
 }
@@ -244,7 +252,8 @@ static tpl_code put_header(const job *j, FILE *f, item *const *order, int32_t n,
         for (int32_t d = 0; d < order[i]->t->n_dims; d++)
             json_array_append_new(shape, json_integer(order[i]->t->shape[d]));
         json_object_set_new(root, order[i]->t->name,
-                            json_pack("{s:s, s:o, s:[I,I]}", "dtype", type_word(j, order[i]), "shape", shape, "data_offsets", (json_int_t)at, (json_int_t)(at + order[i]->bytes)));
+                            json_pack("{s:s, s:o, s:[I,I]}", "dtype", type_word(j, order[i]), "shape", shape,
+                                      "data_offsets", (json_int_t)at, (json_int_t)(at + order[i]->bytes)));
         at += order[i]->bytes;
     }
     char *text = json_dumps(root, JSON_COMPACT);
@@ -264,7 +273,8 @@ static tpl_code put_header(const job *j, FILE *f, item *const *order, int32_t n,
 
 static const char *shard_name(job *j, int32_t shard)
 {
-    return j->n_shards == 1 ? "model.safetensors" : arena_printf(&j->mem, "model-%05d-of-%05d.safetensors", shard + 1, j->n_shards);
+    return j->n_shards == 1 ? "model.safetensors"
+                            : arena_printf(&j->mem, "model-%05d-of-%05d.safetensors", shard + 1, j->n_shards);
 }
 
 static tpl_code write_shard(job *j, int32_t shard, tpl_err *e)
@@ -273,7 +283,8 @@ static tpl_code write_shard(job *j, int32_t shard, tpl_err *e)
     item **order = tpl_malloc(sizeof *order * (size_t)(j->n_items + 1));
     int32_t n = order_items(j, shard, order);
     FILE *f = fopen(path, "wb");
-    tpl_code rc = f ? put_header(j, f, order, n, path, e) : tpl_fail(e, TPL_E_IO, path, "cannot be created: %s", strerror(errno));
+    tpl_code rc =
+        f ? put_header(j, f, order, n, path, e) : tpl_fail(e, TPL_E_IO, path, "cannot be created: %s", strerror(errno));
     for (int32_t i = 0; i < n && rc == TPL_OK; i++) {
         if (interrupt_seen())
             rc = tpl_fail(e, TPL_E_INTERRUPTED, path, "conversion was stopped by a signal");
@@ -292,7 +303,8 @@ static tpl_code write_shard(job *j, int32_t shard, tpl_err *e)
 
 static tpl_code dump_json(job *j, const char *name, json_t *root, tpl_err *e)
 {
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)), *path = text_path_join(&j->mem, j->o->out, name);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)),
+         *path = text_path_join(&j->mem, j->o->out, name);
     tpl_code rc = text_write_file(path, text, strlen(text), e);
     free(text);
     json_decref(root);
@@ -307,7 +319,8 @@ static tpl_code write_index(job *j, tpl_err *e)
         json_object_set_new(map, j->items[i].t->name, json_string(shard_name(j, j->items[i].shard)));
         bytes += j->items[i].bytes;
     }
-    return dump_json(j, "model.safetensors.index.json", json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)bytes, "weight_map", map), e);
+    return dump_json(j, "model.safetensors.index.json",
+                     json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)bytes, "weight_map", map), e);
 }
 
 static tpl_code write_config(job *j, tpl_err *e)
@@ -325,7 +338,9 @@ static tpl_code write_config(job *j, tpl_err *e)
 /* What a tokenizer or a sampler needs, of any family. */
 static bool is_companion(const char *name)
 {
-    static const char *const starts[] = {"tokenizer", "tokenization_", "special_tokens_map", "added_tokens", "vocab.", "merges.txt", "tiktoken", "chat_template", "generation_config"};
+    static const char *const starts[] = {"tokenizer",    "tokenization_", "special_tokens_map",
+                                         "added_tokens", "vocab.",        "merges.txt",
+                                         "tiktoken",     "chat_template", "generation_config"};
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
         if (strncmp(name, starts[i], strlen(starts[i])) == 0)
             return true;
@@ -373,13 +388,17 @@ static tpl_code write_tpla(job *j, model *m, const transform *t, tpl_err *e)
         return rc;
     }
     if (j->o->calib)
-        calibration_json = json_pack("{s:s, s:I}", "text_sha256", j->o->calib->text_sha.hex, "n_tok", (json_int_t)j->o->calib->n_tok);
+        calibration_json =
+            json_pack("{s:s, s:I}", "text_sha256", j->o->calib->text_sha.hex, "n_tok", (json_int_t)j->o->calib->n_tok);
     for (int l = 0; l < t->n_layers; l++)
-        json_array_append_new(layers, json_pack("{s:o, s:o, s:o}", "alpha", reals(t->layers[l].alpha, t->g), "mu", reals(t->layers[l].mu, t->g), "share",
-                                                reals(t->layers[l].share, t->g)));
-    json_t *root = json_pack("{s:s, s:i, s:s, s:i, s:i, s:{s:s, s:i, s:o}, s:{s:s, s:s}, s:o}", "format", "tplabench/tpla", "version", 1, "variant", text, "g", t->g,
-                             "kv_lora_rank", t->r, "u", "basis", bases[t->v.kind == VAR_TPLA ? t->v.u : U_ID], "seed", t->v.seed, "calibration", calibration_json, "source",
-                             "name", model_cfg(m)->name, "sha256", sha.hex, "layers", layers);
+        json_array_append_new(layers,
+                              json_pack("{s:o, s:o, s:o}", "alpha", reals(t->layers[l].alpha, t->g), "mu",
+                                        reals(t->layers[l].mu, t->g), "share", reals(t->layers[l].share, t->g)));
+    json_t *root =
+        json_pack("{s:s, s:i, s:s, s:i, s:i, s:{s:s, s:i, s:o}, s:{s:s, s:s}, s:o}", "format", "tplabench/tpla",
+                  "version", 1, "variant", text, "g", t->g, "kv_lora_rank", t->r, "u", "basis",
+                  bases[t->v.kind == VAR_TPLA ? t->v.u : U_ID], "seed", t->v.seed, "calibration", calibration_json,
+                  "source", "name", model_cfg(m)->name, "sha256", sha.hex, "layers", layers);
     return dump_json(j, "tpla.json", root, e);
 }
 
@@ -412,7 +431,8 @@ static tpl_code write_all(job *j, model *m, const transform *t, tpl_err *e)
     return write_config(j, e);
 }
 
-tpl_code convert_write(model *m, const transform *t, const folded *f, const convert_options *o, convert_report *out, tpl_err *e)
+tpl_code convert_write(model *m, const transform *t, const folded *f, const convert_options *o, convert_report *out,
+                       tpl_err *e)
 {
     job j = {.m = m, .f = f, .o = o};
     TPL_TRY(prepare_folder(o->out, e));

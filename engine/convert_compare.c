@@ -26,7 +26,8 @@ static tpl_code runner_open(runner *r, const model *m, int row_tok, tpl_err *e)
     variant exact = variant_exact(model_cfg(m));
     TPL_TRY(team_create(m, NULL, &exact, &(team_options){.tp = 1}, &r->team, e));
     int rows = row_tok < CHUNK ? row_tok : CHUNK;
-    return session_create(r->team, &(session_options){.max_seqs = 1, .max_tok = row_tok, .max_rows = rows, .max_logits = rows}, &r->s, e);
+    return session_create(
+        r->team, &(session_options){.max_seqs = 1, .max_tok = row_tok, .max_rows = rows, .max_logits = rows}, &r->s, e);
 }
 
 static void runner_close(runner *r)
@@ -110,7 +111,9 @@ tpl_code convert_compare(const model *a, const model *b, const text_rows *rows, 
     TPL_GOTO(rc, runner_open(&rb, b, rows->row_tok, e), done);
     for (int i = 0; i < rows->n_rows; i++) {
         progress_show(i, rows->n_rows, "comparing logits");
-        TPL_GOTO(rc, compare_row(&ra, &rb, rows->tokens + (size_t)i * (size_t)rows->row_tok, rows->row_tok, vocab, &s, e), done);
+        TPL_GOTO(rc,
+                 compare_row(&ra, &rb, rows->tokens + (size_t)i * (size_t)rows->row_tok, rows->row_tok, vocab, &s, e),
+                 done);
     }
     *out = summarise(&s);
 done:

@@ -1,11 +1,20 @@
 #include "engine/plan.h"
 
 #include "engine/bind.h"
+#include "engine/model_roles.h"
 
 batch_shape batch_shape_uniform(int64_t n_seqs, int64_t prefix, int64_t rows)
 {
     int64_t pairs = rows * prefix + rows * (rows + 1) / 2;
     return (batch_shape){.rows = n_seqs * rows, .logit_rows = n_seqs, .seqs = n_seqs, .ctx_tok = n_seqs * (prefix + rows), .visible_pairs = n_seqs * pairs};
+}
+
+/* An f8 model keeps its norms, router and embedding wider, and its kv_b is widened (model_weight()). */
+static tpl_dtype stored_type(const plan *p, int source)
+{
+    if (p->cfg.weight_dtype != DT_F8E4M3 || (source < W_N_ROLES && role_may_be_f8((weight_role)source)))
+        return p->cfg.weight_dtype;
+    return source == W_UK || source == W_UK_WHOLE || source == W_UV || source == W_ROUTER_BIAS ? DT_F32 : DT_BF16;
 }
 
 static tpl_dtype weight_type(const plan *p, int w, plan_types t)
@@ -14,7 +23,7 @@ static tpl_dtype weight_type(const plan *p, int w, plan_types t)
     bool folded = variant_needs_transform(&p->v) && (source == W_KV_A || source == W_UK || source == W_UK_WHOLE || source == W_UV);
     if (folded && t.folded != DT_NONE)
         return t.folded;
-    return t.weight == DT_NONE ? p->cfg.weight_dtype : t.weight;
+    return t.weight == DT_NONE ? stored_type(p, source) : t.weight;
 }
 
 static step_cost comm_cost(const plan *p, const plan_step *s, const batch_shape *b, plan_types t)

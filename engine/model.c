@@ -28,7 +28,7 @@ typedef struct {
 
 /* Addresses of a random model's weights: reserved at first, filled when a host backend wants them. */
 typedef struct {
-    char *base;   /* NULL: a checkpoint */
+    char *base; /* NULL: a checkpoint */
     size_t bytes;
     placed_weight *placed; /* [n_placed] by address */
     int64_t n_placed;
@@ -45,7 +45,7 @@ struct model {
     weight *experts; /* [n_layers, N_EXPERT_ROLES, n_experts]; NULL: none */
     void **widened;  /* [n_layers, N_WIDENED] owned copies of weights that are not used as stored */
     random_set random;
-    sha256_hex sha;  /* empty until asked for */
+    sha256_hex sha; /* empty until asked for */
 };
 
 enum { N_EXPERT_ROLES = 3, WIDE_KV_B = 0, WIDE_ROUTER_BIAS, N_WIDENED };
@@ -81,9 +81,10 @@ static tpl_code check_aligned(const st_tensor *t, tpl_err *e)
 {
     if ((uintptr_t)t->data % dtype_bytes(t->dtype) == 0)
         return TPL_OK;
-    return tpl_fail(e, TPL_E_UNSUPPORTED, t->file,
-                    "tensor %s: data is not aligned to its %zu-byte elements; save the file again with a current library",
-                    t->name, dtype_bytes(t->dtype));
+    return tpl_fail(
+        e, TPL_E_UNSUPPORTED, t->file,
+        "tensor %s: data is not aligned to its %zu-byte elements; save the file again with a current library", t->name,
+        dtype_bytes(t->dtype));
 }
 
 static tpl_code check_tensor(const st_tensor *t, const role_dims *want, bool f8, tpl_err *e)
@@ -109,7 +110,8 @@ static tpl_code find_scales(const model *m, const char *name, weight *w, tpl_err
     snprintf(scales, sizeof scales, "%s%s", name, ROLE_SCALE_SUFFIX);
     const st_tensor *t = st_set_find(m->files, scales);
     if (!t)
-        return tpl_fail(e, TPL_E_INPUT, m->dir, "tensor %s is missing, expected the scales of an F8_E4M3 weight", scales);
+        return tpl_fail(e, TPL_E_INPUT, m->dir, "tensor %s is missing, expected the scales of an F8_E4M3 weight",
+                        scales);
     TPL_TRY(check_shape(t, &want, e));
     if (t->dtype != DT_F32)
         return tpl_fail(e, TPL_E_UNSUPPORTED, t->file, "tensor %s: type %s, expected F32", t->name, t->type);
@@ -186,7 +188,8 @@ static tpl_code make_expert_slots(model *m, tpl_err *e)
     if (n_moe == 0)
         return TPL_OK;
     if (st_set_count(m->files) < n_moe * per_layer)
-        return tpl_fail(e, TPL_E_INPUT, m->dir, "files hold %d tensors, expected at least %lld for %d experts in %lld layers",
+        return tpl_fail(e, TPL_E_INPUT, m->dir,
+                        "files hold %d tensors, expected at least %lld for %d experts in %lld layers",
                         st_set_count(m->files), (long long)(n_moe * per_layer), c->n_experts, (long long)n_moe);
     m->experts = tpl_calloc((size_t)(c->n_layers * per_layer), sizeof *m->experts);
     return TPL_OK;
@@ -232,7 +235,7 @@ static tpl_code bind_weights(model *m, tpl_err *e)
 {
     int32_t n_bound = 0;
     m->weights = arena_array(&m->mem, weight, (size_t)W_N_ROLES * (size_t)m->cfg.n_layers);
-    m->widened = arena_array(&m->mem, void *, (size_t)N_WIDENED * (size_t)m->cfg.n_layers);
+    m->widened = arena_array(&m->mem, void *, (size_t)N_WIDENED *(size_t)m->cfg.n_layers);
     TPL_TRY(make_expert_slots(m, e));
     for (int layer = 0; layer < m->cfg.n_layers; layer++) {
         for (weight_role r = 0; r < W_N_ROLES; r++) {
@@ -297,7 +300,10 @@ static size_t place_weight(model *m, size_t at, weight_role r, int layer, int ex
 {
     role_dims s = role_shape(&m->cfg, r, layer);
     tpl_dtype type = r == W_ROUTER_BIAS ? DT_F32 : DT_BF16;
-    w->view = (mat){.data = (void *)((uintptr_t)m->random.base + at), .dtype = type, .rows = s.n_dims == 2 ? s.dims[0] : 1, .cols = s.dims[s.n_dims - 1]};
+    w->view = (mat){.data = (void *)((uintptr_t)m->random.base + at),
+                    .dtype = type,
+                    .rows = s.n_dims == 2 ? s.dims[0] : 1,
+                    .cols = s.dims[s.n_dims - 1]};
     w->view.stride = w->view.cols;
     if (!own_tensor(m, r)) {
         w->view = slot(m, W_EMBED, 0)->view;
@@ -325,7 +331,8 @@ static size_t place_weights(model *m)
     return at;
 }
 
-/* Norm weights lie in [0.75, 1.25), biases in [-0.05, 0.05); a matrix of k columns has variance 1 / k, an embedding 1. */
+/* Norm weights lie in [0.75, 1.25), biases in [-0.05, 0.05); a matrix of k columns has variance 1 / k, an embedding 1.
+ */
 static random_recipe recipe_of(const model *m, const placed_weight *p)
 {
     const char *name = weight_role_name(p->role), *end = strstr(name, "norm");
@@ -370,7 +377,9 @@ static tpl_code shape_config(model *m, const shape_spec *s, const char *path, tp
 static tpl_code reserve_weights(model *m, tpl_err *e)
 {
     const model_config *c = &m->cfg;
-    size_t layers = (size_t)c->n_layers, experts = m->random.attention_only || !count_moe_layers(c) ? 0 : layers * N_EXPERT_ROLES * (size_t)c->n_experts;
+    size_t layers = (size_t)c->n_layers, experts = m->random.attention_only || !count_moe_layers(c)
+                                                       ? 0
+                                                       : layers * N_EXPERT_ROLES * (size_t)c->n_experts;
     m->weights = arena_array(&m->mem, weight, (size_t)W_N_ROLES * layers);
     if (experts)
         m->experts = tpl_calloc(experts, sizeof *m->experts);
@@ -378,7 +387,8 @@ static tpl_code reserve_weights(model *m, tpl_err *e)
     m->random.bytes = place_weights(m); /* only to count */
     void *p = mmap(NULL, m->random.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
-        return tpl_fail(e, TPL_E_MEMORY, m->dir, "needs addresses for %.3f GiB of weights", (double)m->random.bytes / 0x1p30);
+        return tpl_fail(e, TPL_E_MEMORY, m->dir, "needs addresses for %.3f GiB of weights",
+                        (double)m->random.bytes / 0x1p30);
     m->random.base = p;
     place_weights(m);
     return TPL_OK;
@@ -549,9 +559,9 @@ static tpl_code report_value(const st_tensor *t, int64_t at, int64_t n, tpl_err 
     int64_t cols = t->shape[t->n_dims - 1];
     float value;
     dtype_to_f32(&value, (const char *)t->data + (size_t)at * dtype_bytes(t->dtype), t->dtype, 1);
-    return tpl_fail(e, TPL_E_INPUT, t->file, "tensor %s: value %lld (row %lld, column %lld) is %s, expected a finite number",
-                    t->name, (long long)at, (long long)(at / cols), (long long)(at % cols),
-                    isnan(value) ? "NaN" : "infinite");
+    return tpl_fail(e, TPL_E_INPUT, t->file,
+                    "tensor %s: value %lld (row %lld, column %lld) is %s, expected a finite number", t->name,
+                    (long long)at, (long long)(at / cols), (long long)(at % cols), isnan(value) ? "NaN" : "infinite");
 }
 
 static tpl_code check_values(const st_tensor *t, tpl_err *e)

@@ -75,7 +75,10 @@ static void copy_rows(const mat *m, const region *r, bool wide, cutter *c)
 static mat region_take(const mat *m, const region *r, bool copy, cutter *c)
 {
     how h = how_to_take(m, r, copy);
-    mat out = {.dtype = h == TAKE_WIDE ? DT_F32 : m->dtype, .rows = r->rows, .cols = r->cols, .stride = h == TAKE_VIEW ? m->stride : r->cols};
+    mat out = {.dtype = h == TAKE_WIDE ? DT_F32 : m->dtype,
+               .rows = r->rows,
+               .cols = r->cols,
+               .stride = h == TAKE_VIEW ? m->stride : r->cols};
     assert(m->data && r->row0 + r->rows <= m->rows && r->col0 + r->cols <= m->cols);
     out.data = h == TAKE_VIEW ? (void *)(uintptr_t)at(m->data, m->dtype, r->row0 * m->stride + r->col0) : c->data;
     if (m->scale && h != TAKE_WIDE)
@@ -100,7 +103,8 @@ static tpl_code cutter_alloc(cutter *c, shard_memory *mem, tpl_err *e)
 
 /* ---- kinds of weights ---- */
 
-static tpl_code bind_matrix(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out, shard_memory *mem, tpl_err *e)
+static tpl_code bind_matrix(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out,
+                            shard_memory *mem, tpl_err *e)
 {
     mat whole = f && w->source == W_KV_A ? folded_kv_a(f, w->layer) : model_weight(m, (weight_role)w->source, w->layer);
     region r = {w->row0, w->rows, w->col0, w->cols};
@@ -111,7 +115,8 @@ static tpl_code bind_matrix(const model *m, const folded *f, const plan_weight *
     return TPL_OK;
 }
 
-static tpl_code bind_experts(const model *m, const plan_weight *w, bool copy, bound_weight *out, shard_memory *mem, tpl_err *e)
+static tpl_code bind_experts(const model *m, const plan_weight *w, bool copy, bound_weight *out, shard_memory *mem,
+                             tpl_err *e)
 {
     region r = {w->row0, w->rows, w->col0, w->cols};
     cutter c = {0};
@@ -124,7 +129,8 @@ static tpl_code bind_experts(const model *m, const plan_weight *w, bool copy, bo
     for (int i = 0; i < w->n_heads; i++)
         mem->experts[i] = region_take(&mem->experts[i], &r, copy, &c);
     out->experts = mem->experts;
-    out->h = (head_mat){.dtype = mem->experts[0].dtype, .heads = w->n_heads, .rows = w->rows, .cols = w->cols, .row_stride = w->cols};
+    out->h = (head_mat){
+        .dtype = mem->experts[0].dtype, .heads = w->n_heads, .rows = w->rows, .cols = w->cols, .row_stride = w->cols};
     return TPL_OK;
 }
 
@@ -132,12 +138,19 @@ static tpl_code bind_experts(const model *m, const plan_weight *w, bool copy, bo
 static head_mat logical_heads(const model *m, const folded *f, int source, int layer)
 {
     if (f)
-        return source == W_UK ? folded_uk(f, layer) : source == W_UK_WHOLE ? folded_uk_whole(f, layer) : folded_uv(f, layer);
+        return source == W_UK         ? folded_uk(f, layer)
+               : source == W_UK_WHOLE ? folded_uk_whole(f, layer)
+                                      : folded_uv(f, layer);
     const model_config *c = model_cfg(m);
     mat w = model_weight(m, W_KV_B, layer);
     int64_t head_rows = c->nope_dim + c->v_dim, row0 = source == W_UV ? c->nope_dim : 0;
-    return (head_mat){.data = at(w.data, w.dtype, row0 * w.stride), .dtype = w.dtype, .heads = c->n_heads, .rows = source == W_UV ? c->v_dim : c->nope_dim,
-                      .cols = c->kv_lora_rank, .row_stride = w.stride, .head_stride = head_rows * w.stride};
+    return (head_mat){.data = at(w.data, w.dtype, row0 * w.stride),
+                      .dtype = w.dtype,
+                      .heads = c->n_heads,
+                      .rows = source == W_UV ? c->v_dim : c->nope_dim,
+                      .cols = c->kv_lora_rank,
+                      .row_stride = w.stride,
+                      .head_stride = head_rows * w.stride};
 }
 
 static tpl_code copy_heads(head_mat *h, shard_memory *mem, tpl_err *e)
@@ -154,7 +167,8 @@ static tpl_code copy_heads(head_mat *h, shard_memory *mem, tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code bind_heads(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out, shard_memory *mem, tpl_err *e)
+static tpl_code bind_heads(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out,
+                           shard_memory *mem, tpl_err *e)
 {
     head_mat h = logical_heads(m, f, w->source, w->layer);
     assert(w->head0 + w->n_heads <= h.heads && w->col0 + w->cols <= h.cols && w->rows == h.rows);
@@ -167,7 +181,8 @@ static tpl_code bind_heads(const model *m, const folded *f, const plan_weight *w
     return TPL_OK;
 }
 
-tpl_code shard_bind(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out, shard_memory *mem, tpl_err *e)
+tpl_code shard_bind(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out,
+                    shard_memory *mem, tpl_err *e)
 {
     *out = (bound_weight){0};
     *mem = (shard_memory){0};

@@ -4,8 +4,8 @@
  * Owns:   shard_bind() puts what it allocates into a shard_memory (shard_free). Views borrow model and folded weights.
  * Fails:  TPL_E_MEMORY.
  *
- * f8 weights keep their type and their 128 x 128 block scales, so that memory does not grow. Only a region that does not
- * begin on a block's corner is widened to f32: no such cut is made of published models at tp 16 or less. */
+ * f8 weights keep their type and their 128 x 128 block scales, so that memory does not grow. Only a region that does
+ * not begin on a block's corner is widened to f32: no such cut is made of published models at tp 16 or less. */
 #ifndef TPL_ENGINE_SHARDS_H
 #define TPL_ENGINE_SHARDS_H
 
@@ -19,7 +19,8 @@ typedef struct {
 } shard_memory;
 
 /* `folded` may be NULL. `copy`: nothing of the model is read after this, not even by a view. */
-tpl_code shard_bind(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out, shard_memory *mem, tpl_err *e);
+tpl_code shard_bind(const model *m, const folded *f, const plan_weight *w, bool copy, bound_weight *out,
+                    shard_memory *mem, tpl_err *e);
 void shard_free(shard_memory *mem);
 
 /* Bytes that this weight's elements take, scales included, copied or not. */

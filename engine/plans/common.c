@@ -20,27 +20,30 @@ typedef struct {
     int weights[3], biases[3];
 } swiglu_parts;
 
-/* This rank's `f` inner columns start at row f0 of the weights; y = or += the result. Rank 0 alone adds the last bias, as
- * ranks are summed afterwards. */
+/* This rank's `f` inner columns start at row f0 of the weights; y = or += the result. Rank 0 alone adds the last bias,
+ * as ranks are summed afterwards. */
 static void swiglu(builder *b, const swiglu_parts *s, int f0, int f, int xn, int y, bool accumulate)
 {
     const model_config *c = &b->p->cfg;
     int dim = c->dim, inner[2];
     for (int i = 0; i < 2; i++) {
         inner[i] = need_buf(b, s->names[i], f);
-        plan_step *m = add_matmul(b, s->names[i], whole(b, xn), need_weight(b, s->weights[i], f0, f, 0, dim), whole(b, inner[i]));
+        plan_step *m =
+            add_matmul(b, s->names[i], whole(b, xn), need_weight(b, s->weights[i], f0, f, 0, dim), whole(b, inner[i]));
         set_bias(b, m, c->mlp_bias, s->biases[i], f0, f);
     }
     add_binary(b, OP_SILU_MUL, s->names[2], whole(b, inner[0]), whole(b, inner[1]), whole(b, inner[0]));
-    plan_step *down = add_matmul(b, s->names[3], whole(b, inner[0]), need_weight(b, s->weights[2], 0, dim, f0, f), whole(b, y));
+    plan_step *down =
+        add_matmul(b, s->names[3], whole(b, inner[0]), need_weight(b, s->weights[2], 0, dim, f0, f), whole(b, y));
     down->call.matmul.accumulate = accumulate;
     set_bias(b, down, c->mlp_bias && b->p->rank == 0, s->biases[2], 0, dim);
 }
 
 static void dense_mlp(builder *b, int xn, int y)
 {
-    static const swiglu_parts parts = {
-        {"mlp.gate", "mlp.up", "mlp.silu_mul", "mlp.down"}, {W_GATE, W_UP, W_DOWN}, {W_GATE_BIAS, W_UP_BIAS, W_DOWN_BIAS}};
+    static const swiglu_parts parts = {{"mlp.gate", "mlp.up", "mlp.silu_mul", "mlp.down"},
+                                       {W_GATE, W_UP, W_DOWN},
+                                       {W_GATE_BIAS, W_UP_BIAS, W_DOWN_BIAS}};
     int f = b->p->cfg.ffn_dim / b->p->tp;
     swiglu(b, &parts, b->p->rank * f, f, xn, y, false);
 }
@@ -52,8 +55,12 @@ static void moe_route(builder *b, int xn, int ids, int weights)
     plan_step *route = add_binary(b, OP_MOE_ROUTE, "moe.route", whole(b, xn), whole(b, ids), whole(b, weights));
     route->w[0] = need_weight(b, W_ROUTER, 0, n, 0, c->dim);
     route->w[1] = c->topk == MOE_NOAUX_TC ? need_weight(b, W_ROUTER_BIAS, 0, 1, 0, n) : -1;
-    route->call.moe_route = (op_moe_route){.top_k = c->n_experts_per_tok, .n_group = c->n_group, .topk_group = c->topk_group, .scoring = c->scoring,
-                                           .normalise = c->norm_topk, .scale = (float)c->routed_scaling};
+    route->call.moe_route = (op_moe_route){.top_k = c->n_experts_per_tok,
+                                           .n_group = c->n_group,
+                                           .topk_group = c->topk_group,
+                                           .scoring = c->scoring,
+                                           .normalise = c->norm_topk,
+                                           .scale = (float)c->routed_scaling};
 }
 
 /* Every rank routes all rows. It holds its share of each expert's inner columns (expert TP), or all of its share of the
@@ -111,7 +118,8 @@ void plan_logits(builder *b)
     p->logits_buf = logits;
     add_binary(b, OP_GATHER_ROWS, "logits.gather_rows", whole(b, need_buf(b, "x", c->dim)), no_ref, whole(b, hx));
     add_rmsnorm(b, "logits.norm", whole(b, hx), need_weight(b, W_FINAL_NORM, 0, 1, 0, c->dim), whole(b, hx), 1);
-    add_matmul(b, "logits.lm_head", whole(b, hx), need_weight(b, W_LM_HEAD, parts > 1 ? p->rank * v : 0, v, 0, c->dim), whole(b, part));
+    add_matmul(b, "logits.lm_head", whole(b, hx), need_weight(b, W_LM_HEAD, parts > 1 ? p->rank * v : 0, v, 0, c->dim),
+               whole(b, part));
     if (parts > 1)
         add_comm(b, "logits.all_gather", COMM_ALL_GATHER, all_ranks(p), whole(b, part), whole(b, logits));
 }
@@ -126,7 +134,8 @@ plan_ref plan_mla_query(builder *b, int head0, int n_heads)
         plan_ref qa = whole(b, need_buf(b, "q_a", c->q_lora_rank));
         plan_step *a = add_matmul(b, "attn.q_a", in, need_weight(b, W_Q_A, 0, c->q_lora_rank, 0, c->dim), qa);
         set_bias(b, a, c->qkv_bias, W_Q_A_BIAS, 0, c->q_lora_rank);
-        add_rmsnorm(b, "attn.q_a_norm", qa, need_weight(b, W_Q_A_NORM, 0, 1, 0, c->q_lora_rank), qa, 1)->call.rmsnorm.eps = c->latent_eps;
+        add_rmsnorm(b, "attn.q_a_norm", qa, need_weight(b, W_Q_A_NORM, 0, 1, 0, c->q_lora_rank), qa, 1)
+            ->call.rmsnorm.eps = c->latent_eps;
         in = qa;
     }
     add_matmul(b, "attn.q_b", in, need_weight(b, W_Q_B, head0 * width, n_heads * width, 0, in.cols), whole(b, q));

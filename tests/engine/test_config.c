@@ -305,15 +305,19 @@ Test(config, families_differ_in_what_they_heed)
         model_config c;
         tpl_err e = {0};
         cr_assert_eq(parse_with(cases[i].attn, cases[i].extra, &c, &e), TPL_OK, "case %zu: %s", i, e.what);
-        cr_expect(c.qkv_bias == cases[i].qkv && c.o_bias == cases[i].o && c.mlp_bias == cases[i].mlp, "case %zu: biases", i);
-        cr_expect(c.qk_norm == cases[i].q_norm && c.head_dim == cases[i].head_dim && c.n_kv_heads == cases[i].n_kv_heads, "case %zu", i);
+        cr_expect(c.qkv_bias == cases[i].qkv && c.o_bias == cases[i].o && c.mlp_bias == cases[i].mlp,
+                  "case %zu: biases", i);
+        cr_expect(c.qk_norm == cases[i].q_norm && c.head_dim == cases[i].head_dim &&
+                      c.n_kv_heads == cases[i].n_kv_heads,
+                  "case %zu", i);
         cr_expect_eq(model_layer_window(&c, 0), cases[i].window, "case %zu: window %d", i, model_layer_window(&c, 0));
     }
 }
 
 Test(config, windows_follow_layer_types_or_max_window_layers)
 {
-#define WINDOW(more) "\"architectures\": [\"Qwen2ForCausalLM\"], \"use_sliding_window\": true, \"sliding_window\": 7, " more
+#define WINDOW(more)                                                                                                   \
+    "\"architectures\": [\"Qwen2ForCausalLM\"], \"use_sliding_window\": true, \"sliding_window\": 7, " more
     static const struct {
         const char *extra;
         tpl_code code;
@@ -363,7 +367,8 @@ Test(config, softmax_scale_has_mscale_all_dim_squared)
 /* TransMLA's own form of a configuration: plain latent attention is loaded, what is more is named. */
 Test(config, transmla_is_plain_mla_or_refused)
 {
-#define TRANSMLA(more) "\"architectures\": [\"LlamaMLAForCausalLM\"], \"model_type\": \"deepseek_v3\", \"q_lora_rank\": null, " more
+#define TRANSMLA(more)                                                                                                 \
+    "\"architectures\": [\"LlamaMLAForCausalLM\"], \"model_type\": \"deepseek_v3\", \"q_lora_rank\": null, " more
     static const struct {
         const char *extra;
         tpl_code code;
@@ -371,7 +376,8 @@ Test(config, transmla_is_plain_mla_or_refused)
     } cases[] = {
         {TRANSMLA("\"qk_latent_layernorm\": true,"), TPL_OK, ""},
         {TRANSMLA("\"qk_latent_layernorm\": false,"), TPL_E_UNSUPPORTED, "field 'qk_latent_layernorm' is false"},
-        {TRANSMLA("\"attention_bias\": true,"), TPL_E_UNSUPPORTED, "field 'attention_bias' is true for LlamaMLAForCausalLM"},
+        {TRANSMLA("\"attention_bias\": true,"), TPL_E_UNSUPPORTED,
+         "field 'attention_bias' is true for LlamaMLAForCausalLM"},
         {"\"qk_latent_layernorm\": false,", TPL_E_UNSUPPORTED, "field 'qk_latent_layernorm' is false"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

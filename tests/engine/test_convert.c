@@ -107,8 +107,10 @@ Test(convert, f32_round_trip_is_the_same_model)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         trip p;
-        cr_assert_eq(trip_write(&p, cases[i].dir, cases[i].variant, DT_F32, cases[i].shard_bytes), TPL_OK, "%s: %s", p.e.where, p.e.what);
-        cr_expect(cases[i].n_files ? p.report.n_files == cases[i].n_files : p.report.n_files > 1, "case %zu: %d files", i, p.report.n_files);
+        cr_assert_eq(trip_write(&p, cases[i].dir, cases[i].variant, DT_F32, cases[i].shard_bytes), TPL_OK, "%s: %s",
+                     p.e.where, p.e.what);
+        cr_expect(cases[i].n_files ? p.report.n_files == cases[i].n_files : p.report.n_files > 1, "case %zu: %d files",
+                  i, p.report.n_files);
         convert_difference d = trip_compare(&p);
         cr_expect_leq(d.max_diff, 1e-4 * d.deviation, "case %zu: %g of %g", i, d.max_diff, d.deviation);
         cr_expect_eq(d.same_top1, 1.0, "case %zu", i);
@@ -125,7 +127,8 @@ Test(convert, bf16_round_trip_costs_rounding_only)
     tokenizer *t = NULL;
     text_rows rows = {0};
     cr_assert_eq(tokenizer_open(WORLDLET, &t, &p.e), TPL_OK, "%s", p.e.what);
-    cr_assert_eq(text_rows_read(SOURCE_ROOT "/datasets/worldlet/heldout.txt", t, 0, 2, 256, &rows, &p.e), TPL_OK, "%s", p.e.what);
+    cr_assert_eq(text_rows_read(SOURCE_ROOT "/datasets/worldlet/heldout.txt", t, 0, 2, 256, &rows, &p.e), TPL_OK, "%s",
+                 p.e.what);
     convert_difference d = compare_rows(&p, &rows);
     cr_expect_eq(model_cfg(p.back)->weight_dtype, DT_BF16);
     cr_expect(d.kl_nats > 0 && d.kl_nats <= 1e-5, "KL %g", d.kl_nats);
@@ -156,12 +159,14 @@ Test(convert, identity_folds_gamma_alone)
             model_read_row(&b, i, 0, 64, want);
             model_read_row(&folded_b, i, 0, 64, row);
             for (int k = 0; k < 64; k++)
-                cr_assert_float_eq(row[k], want[k] * gamma[k], 1e-6f * fabsf(want[k] * gamma[k]) + 1e-12f, "layer %d", layer);
+                cr_assert_float_eq(row[k], want[k] * gamma[k], 1e-6f * fabsf(want[k] * gamma[k]) + 1e-12f, "layer %d",
+                                   layer);
         }
         for (int64_t i = 0; i < a.rows; i++) {
             model_read_row(&a, i, 0, c->dim, want);
             model_read_row(&folded_a, i, 0, c->dim, row);
-            cr_assert_eq(memcmp(row, want, sizeof(float) * (size_t)c->dim), 0, "layer %d row %lld", layer, (long long)i);
+            cr_assert_eq(memcmp(row, want, sizeof(float) * (size_t)c->dim), 0, "layer %d row %lld", layer,
+                         (long long)i);
         }
     }
     trip_free(&p);
@@ -173,7 +178,8 @@ Test(convert, tpla_json_holds_what_slicing_needs)
     json_t *root = NULL;
     cr_assert_eq(trip_write(&p, WORLDLET, "tpla:g=2:u=pca:mu=one", DT_BF16, 0), TPL_OK, "%s: %s", p.e.where, p.e.what);
     cr_assert_eq(json_load_path(text_path_join(&p.mem, p.out, "tpla.json"), &root, &p.e), TPL_OK, "%s", p.e.what);
-    cr_expect_str_eq(json_string_value(json_object_get(root, "variant")), "tpla:g=2:u=pca:slice=both:pd=on:alpha=recip:mu=one:proj=dup");
+    cr_expect_str_eq(json_string_value(json_object_get(root, "variant")),
+                     "tpla:g=2:u=pca:slice=both:pd=on:alpha=recip:mu=one:proj=dup");
     cr_expect_eq(json_integer_value(json_object_get(root, "g")), 2);
     cr_expect_str_eq(json_string_value(json_object_get(json_object_get(root, "u"), "basis")), "pca");
     sha256_hex sha;
@@ -184,7 +190,8 @@ Test(convert, tpla_json_holds_what_slicing_needs)
     for (size_t l = 0; l < 6; l++)
         for (size_t k = 0; k < 2; k++) {
             json_t *layer = json_array_get(layers, l);
-            cr_expect_float_eq(json_real_value(json_array_get(json_object_get(layer, "alpha"), k)), p.t->layers[l].alpha[k], 1e-6 * p.t->layers[l].alpha[k]);
+            cr_expect_float_eq(json_real_value(json_array_get(json_object_get(layer, "alpha"), k)),
+                               p.t->layers[l].alpha[k], 1e-6 * p.t->layers[l].alpha[k]);
             cr_expect_float_eq(json_real_value(json_array_get(json_object_get(layer, "mu"), k)), 1, 0);
         }
     json_decref(root);

@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tpl_err e = {0};
     if (model_config_parse((const char *)data, size, "fuzz", &c, &e) != TPL_OK)
         return fuzz_check_error(&e);
-    if (model_param_count(&c) <= 0 || c.n_layers < 1 || c.n_layers > MODEL_MAX_LAYERS || c.rope_dim < 2 || c.rope_dim % 2)
+    if (model_param_count(&c) <= 0 || c.n_layers < 1 || c.n_layers > MODEL_MAX_LAYERS || c.rope_dim < 2 ||
+        c.rope_dim % 2)
         abort();
     if (!(model_softmax_scale(&c) > 0) || !isfinite(model_softmax_scale(&c)))
         abort();

@@ -22,7 +22,8 @@ static void put(const char *name, const void *data, size_t n)
 static void put_shard(const char *name, const char *tensor)
 {
     char file[128];
-    int n = snprintf(file + 8, sizeof file - 8, "{\"%s\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}    ", tensor);
+    int n = snprintf(file + 8, sizeof file - 8, "{\"%s\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}    ",
+                     tensor);
     memset(file, 0, 8);
     file[0] = (char)(n - 4);
     put(name, file, 8 + (size_t)n);
