@@ -7,7 +7,7 @@
  * where a greedy text differs from vanilla's at more than near-ties; TPL_E_INTERRUPTED after a signal.
  *
  * Cells of one temperature take turns prompt by prompt, so that all meet the same state of the machine; speed-ups are
- * over the first vanilla cell, with a bootstrap interval over prompts. Prefill is not part of any time. */
+ * over vanilla on the fewest ranks, with a bootstrap interval over prompts. Prefill is not part of any time. */
 #ifndef TPL_BENCH_SPECULATE_H
 #define TPL_BENCH_SPECULATE_H
 

@@ -156,7 +156,7 @@
     X(acceptance_source, TEXT, CONFIG, "", "`measured`, or where an assumed acceptance comes from") \
     X(n_prompts,   INT,  CONFIG, "prompts", "prompts run") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "generated tokens a second") \
-    X(speedup,     REAL, VALUE,  "", "tok_per_s over that of the first `vanilla` row") \
+    X(speedup,     REAL, VALUE,  "", "tok_per_s over that of `vanilla` on the fewest ranks") \
     X(accept_frac_of_n, REAL, VALUE, "0-1", "accepted draft tokens an iteration over `depth`") \
     X(accept_per_draft_tok, REAL, VALUE, "0-1", "accepted tokens over drafted tokens that were judged") \
     X(tok_per_iteration, REAL, VALUE, "tokens", "tokens produced an iteration, the bonus token included") \
