@@ -153,14 +153,14 @@ tpl_code model_config_runnable(const model_config *c, tpl_err *e);
 bool model_layer_is_moe(const model_config *c, int layer);
 /* Tokens a layer's attention sees; 0: all. */
 int32_t model_layer_window(const model_config *c, int layer);
-/* Factor of attention scores: 1 / sqrt(head width), times mscale^2 where YaRN's mscale_all_dim asks for it (DeepSeek). */
+/* Factor of attention scores: 1 / sqrt(head width), times mscale^2 where YaRN's mscale_all_dim asks for it. */
 float model_softmax_scale(const model_config *c);
 
 const model_config *model_cfg(const model *m);
 const char *model_dir(const model *m);
 
-/* A weight as stored; vectors have rows 1. data is NULL if the model has no such weight. layer is ignored for (m) roles.
- * Two are not as stored, because what uses them takes no such type: an f8 kv_b is widened to f32, and so is a router_bias. */
+/* A weight as stored; vectors have rows 1. data is NULL if the model has no such weight. layer is ignored for (m)
+ * roles. Two are not as stored, as what uses them takes no such type: an f8 kv_b and a router_bias are widened to f32. */
 mat model_weight(const model *m, weight_role r, int layer);
 /* One expert's matrix of a MoE layer: W_EXPERT_GATE, W_EXPERT_UP or W_EXPERT_DOWN. */
 mat model_expert(const model *m, weight_role r, int layer, int expert);
