@@ -10,7 +10,7 @@
 #include "engine/generate.h"
 #include "engine/spans.h"
 
-enum { PREFILL_ROWS = 512, MAX_STEPS = 1 << 16, MAX_VARIANTS = 32, MAX_TTFT = 64, OBSERVED_STEPS = 16 };
+enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16, MAX_VARIANTS = 32, MAX_TTFT = 64, OBSERVED_STEPS = 16 };
 
 /* One variant of one cell: a team, a session, its sequences filled to the context. */
 typedef struct {
@@ -33,6 +33,36 @@ typedef struct {
     char *split;              /* time of a decode step by operation; NULL until observed */
 } cell;
 
+/* ---- backends ---- */
+
+static bool on_card(const latency_request *q)
+{
+    return q->backend && strcmp(q->backend, "cuda") == 0;
+}
+
+/* Types as the engine takes them where none are named; activations are f32 on a host. */
+static tpl_dtype compute_of(const latency_request *q)
+{
+    return q->compute != DT_NONE ? q->compute : on_card(q) ? DT_BF16 : DT_F32;
+}
+
+static plan_types types_of(const latency_request *q)
+{
+    tpl_dtype compute = compute_of(q);
+    return (plan_types){.act = on_card(q) ? compute : DT_F32, .kv = q->kv == DT_NONE ? compute : q->kv, .weight = on_card(q) ? compute : DT_NONE, .folded = compute};
+}
+
+/* How many ranks work on one machine's ceilings at once. */
+static int sharers(const latency_request *q, int tp)
+{
+    return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL ? 1 : tp;
+}
+
+static int prefill_rows(const latency_request *q)
+{
+    return on_card(q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
+}
+
 /* ---- running ---- */
 
 static tpl_code prefill_all(cell *c, tpl_err *e)
@@ -40,7 +70,7 @@ static tpl_code prefill_all(cell *c, tpl_err *e)
     for (int b = 0; b < c->batch; b++) {
         session_truncate(c->s, c->seqs[b], 0);
         TPL_TRY(generate_prefill(c->s, c->seqs[b], c->prompt, c->context, e));
-        c->next[b] = sampler_argmax(session_logits(c->s, 0), team_plan(c->run.team, 0)->cfg.vocab);
+        c->next[b] = session_best(c->s, 0);
     }
     return TPL_OK;
 }
@@ -48,12 +78,11 @@ static tpl_code prefill_all(cell *c, tpl_err *e)
 /* One decode step of the whole batch; greedy. */
 static tpl_code decode_step(cell *c, tpl_err *e)
 {
-    int vocab = team_plan(c->run.team, 0)->cfg.vocab;
     for (int b = 0; b < c->batch; b++)
         c->rows[b] = (batch_row){c->seqs[b], c->next[b], ROW_CHAIN, true};
     TPL_TRY(session_forward(c->s, PHASE_DECODE, c->rows, c->batch, e));
     for (int b = 0; b < c->batch; b++)
-        c->next[b] = sampler_argmax(session_logits(c->s, b), vocab);
+        c->next[b] = session_best(c->s, b);
     return TPL_OK;
 }
 
@@ -99,7 +128,7 @@ static void config_row(const cell *c, rs_row *r)
     const latency_request *q = c->q;
     model *m = lab_model(q->lab);
     char text[VARIANT_TEXT];
-    tpl_dtype compute = q->compute == DT_NONE ? DT_F32 : q->compute;
+    tpl_dtype compute = compute_of(q);
     variant_format(c->v, text);
     row_init(r, RS_LATENCY);
     row_set_text(r, LAT_model, model_cfg(m)->name);
@@ -107,14 +136,14 @@ static void config_row(const cell *c, rs_row *r)
     row_set_text(r, LAT_variant, text);
     row_set_int(r, LAT_tp, c->tp);
     row_set_text(r, LAT_ranks, ranks_name(q->ranks));
-    row_set_text(r, LAT_backend, "cpu");
+    row_set_text(r, LAT_backend, q->backend ? q->backend : "cpu");
     row_set_text(r, LAT_compute, dtype_name(compute));
     row_set_text(r, LAT_kv_dtype, dtype_name(q->kv == DT_NONE ? compute : q->kv));
     row_set_int(r, LAT_threads, 1);
     row_set_int(r, LAT_batch, c->batch);
     row_set_int(r, LAT_context_tok, c->context);
     row_set_int(r, LAT_decode_tok, q->decode_tok);
-    row_set_text(r, LAT_graph, "off");
+    row_set_text(r, LAT_graph, on_card(q) ? "on" : "off");
     row_set_text(r, LAT_device, q->device);
     row_set_text(r, LAT_command, q->command);
 }
@@ -213,13 +242,17 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
     }
     for (int i = 0; i < vocab; i++)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
-    if (!first && !c->split)
+    if (!first && !c->split && !on_card(c->q)) /* what a card does is not seen from outside */
         TPL_TRY(observe(c, e));
     return back_to_context(c, e);
 }
 
-static bool decode_approximates(const variant *v)
+/* Alone, a rank of a team that spreads tokens sees only its own when it decodes. */
+static bool decode_approximates(const cell *c)
 {
+    const variant *v = c->v;
+    if (v->kind == VAR_MLA_DCP && c->q->ranks == RANKS_SOLO && c->tp > 1)
+        return true;
     return v->kind == VAR_TPLA && v->pd && v->slice != SLICE_NONE && v->g > 1;
 }
 
@@ -227,7 +260,7 @@ static bool decode_approximates(const variant *v)
 static tpl_code expect(cell *c, tpl_err *e)
 {
     int vocab = team_plan(c->run.team, 0)->cfg.vocab;
-    if (decode_approximates(c->v))
+    if (decode_approximates(c))
         return TPL_OK;
     batch_row row = {c->seqs[0], c->prompt[0], ROW_CHAIN, true};
     TPL_TRY(session_forward(c->s, PHASE_PREFILL, &row, 1, e));
@@ -242,7 +275,7 @@ static int64_t bytes_of_rank(const cell *c)
 {
     const session_options *o = session_opts(c->s);
     const plan *p = team_plan(c->run.team, 0);
-    plan_types t = {.act = DT_F32, .kv = team_opts(c->run.team)->kv};
+    plan_types t = types_of(c->q);
     return team_weight_bytes(c->run.team, 0) + session_kv_bytes(c->s, 0, KV_MAIN) +
            session_kv_bytes(c->s, 0, KV_PREFILL) + plan_act_bytes(p, o->max_rows, o->max_logits, t);
 }
@@ -254,11 +287,12 @@ static tpl_code prepare(void *self, tpl_err *e)
     model *m = lab_model(q->lab);
     team_options o = {.tp = c->tp,
                       .ranks = q->ranks,
+                      .backend = q->backend,
                       .compute = q->compute,
                       .kv = q->kv,
                       .plan = {.attention_only = model_attention_only(m)}};
     TPL_TRY(lab_run_open(q->lab, c->v, &o, &c->run, e));
-    int rows = c->batch > PREFILL_ROWS ? c->batch : PREFILL_ROWS;
+    int rows = c->batch > prefill_rows(q) ? c->batch : prefill_rows(q);
     session_options so = {
         .max_seqs = c->batch, .max_tok = c->context + q->decode_tok + 1, .max_rows = rows, .max_logits = c->batch};
     TPL_TRY(session_create(c->run.team, &so, &c->s, e));
@@ -323,14 +357,12 @@ static double bound_of(const cell *c)
 {
     const latency_request *q = c->q;
     plan *p;
-    tpl_dtype compute = q->compute == DT_NONE ? DT_F32 : q->compute, kv = q->kv == DT_NONE ? compute : q->kv;
     plan_options o = {.attention_only = model_attention_only(lab_model(q->lab))};
     if (plan_create(model_cfg(lab_model(q->lab)), c->v, c->tp, 0, o, &p, NULL) != TPL_OK)
         return NAN;
     batch_shape shape = batch_shape_uniform(c->batch, c->context + q->decode_tok / 2, 1);
     shape.logit_rows = c->batch;
-    plan_types t = {.act = DT_F32, .kv = kv, .folded = compute};
-    double ms = bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, t, compute, q->ranks == RANKS_SOLO ? 1 : c->tp) / 1e3;
+    double ms = bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, types_of(q), compute_of(q), sharers(q, c->tp)) / 1e3;
     plan_destroy(p);
     return ms;
 }
@@ -370,13 +402,10 @@ static void fill_times(const row_parts *p, rs_row *r)
 static void fill_memory(const cell *c, rs_row *r)
 {
     const latency_request *q = c->q;
-    tpl_dtype compute = q->compute == DT_NONE ? DT_F32 : q->compute;
     plan *p;
     if (plan_create(model_cfg(lab_model(q->lab)), c->v, c->tp, 0, (plan_options){0}, &p, NULL) != TPL_OK)
         return;
-    row_set_real(
-        r, LAT_kv_bytes_per_tok_rank,
-        plan_kv_bytes_per_tok(p, KV_MAIN, (plan_types){.act = DT_F32, .kv = q->kv == DT_NONE ? compute : q->kv}));
+    row_set_real(r, LAT_kv_bytes_per_tok_rank, plan_kv_bytes_per_tok(p, KV_MAIN, types_of(q)));
     plan_destroy(p);
     row_set_real(r, LAT_kv_bytes_per_tok_rank_alloc, (double)c->kv_used / ((double)c->batch * c->context));
     row_set_int(r, LAT_peak_bytes, c->peak_bytes);
@@ -440,14 +469,15 @@ static double bytes_needed(const cell *c)
 {
     const model_config *m = model_cfg(lab_model(c->q->lab));
     plan *p;
-    if (plan_create(m, c->v, c->tp, 0, (plan_options){0}, &p, NULL) != TPL_OK)
+    if (plan_create(m, c->v, c->tp, 0, (plan_options){.attention_only = model_attention_only(lab_model(c->q->lab))}, &p, NULL) != TPL_OK)
         return 0;
-    plan_types t = {.act = DT_F32, .kv = DT_F32};
+    plan_types t = types_of(c->q);
     double tok = (double)c->batch * (c->context + c->q->decode_tok);
     double kv = (plan_kv_bytes_per_tok(p, KV_MAIN, t) + plan_kv_bytes_per_tok(p, KV_PREFILL, t)) * tok +
-                (double)plan_act_bytes(p, PREFILL_ROWS, c->batch, t);
+                (double)plan_act_bytes(p, prefill_rows(c->q), c->batch, t);
+    double weights = on_card(c->q) ? (double)plan_weight_bytes(p, N_PHASES, t) : 0; /* a host's are the file's, shared */
     plan_destroy(p);
-    return kv * c->tp;
+    return (kv + weights) * sharers(c->q, c->tp);
 }
 
 static tpl_code measure_group(group *g, const latency_request *q, tpl_err *e)
@@ -456,7 +486,7 @@ static tpl_code measure_group(group *g, const latency_request *q, tpl_err *e)
     double bytes[MAX_VARIANTS];
     for (int i = 0; i < g->n; i++)
         bytes[i] = bytes_needed(&g->cells[i]);
-    g->mode = pair_choose(bytes, g->n, pair_free_bytes());
+    g->mode = pair_choose(bytes, g->n, on_card(q) ? q->card_free_bytes : pair_free_bytes());
     measure_options o = q->measure;
     for (int i = 0; i < g->n; i++) {
         g->cells[i].n_itl = 0;
@@ -557,6 +587,8 @@ static tpl_code check_request(const latency_request *q, tpl_err *e)
     const model_config *m = model_cfg(lab_model(q->lab));
     if (q->n_variants > MAX_VARIANTS)
         return tpl_fail(e, TPL_E_USAGE, "--variant", "has %d variants, at most %d", q->n_variants, MAX_VARIANTS);
+    if (q->trace && on_card(q))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "--trace", "shows host timers, which say nothing of a card; expected without it");
     if (q->ttft_runs < 0 || q->ttft_runs > MAX_TTFT)
         return tpl_fail(e, TPL_E_USAGE, "--ttft-runs", "is %d, expected 0 to %d", q->ttft_runs, MAX_TTFT);
     for (int v = 0; v < q->n_variants; v++) {

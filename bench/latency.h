@@ -24,8 +24,10 @@ typedef struct {
     int n_tps, n_contexts, n_batches;
     int decode_tok; /* tokens decoded after the first, in one sample */
     ranks_kind ranks;
+    const char *backend; /* NULL: "cpu" */
     tpl_dtype compute, kv;
-    const ceilings *ceil;
+    const ceilings *ceil;   /* of what the backend runs on */
+    double card_free_bytes; /* backend "cuda" */
     measure_options measure;
     int ttft_runs; /* prefills timed a cell before decoding, the median is ttft_ms; 0: the cache is filled once, untimed
                     */

@@ -4,11 +4,13 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "bench/card_ceilings.h"
 #include "bench/latency.h"
+#include "device/gpu.h"
 #include "cli/options.h"
 
 typedef struct {
-    const char *model, *calibrate, *out, *resume, *samples;
+    const char *model, *calibrate, *out, *resume, *samples, *backend;
     cli_variants variants;
     cli_axis tps, contexts, batches;
     int decode_tok, max_samples;
@@ -24,11 +26,12 @@ static const cli_option options[] = {
     {"model", "NAME", "checkpoint folder, or shape:NAME,layers=N,moe=off|full with random weights (required)", false},
     {"variant", "LIST", "attention variants; ratios are against the first (default: mla or gqa)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
-    {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes (default local)", false},
+    {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes; nccl: a card each (default local)", false},
+    {"backend", "NAME", "cpu, or cuda: on a card (default cpu)", false},
     {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
     {"batch", "LIST", "sequences (default 1)", false},
     {"decode-tok", "N", "tokens decoded after the first, in one sample (default 16)", false},
-    {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},
+    {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32, on a card bf16)", false},
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"max-samples", "N", "samples of a cell at most (default 200)", false},
@@ -93,6 +96,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
     }
     if (strcmp(key, "ranks") == 0)
         return cli_set_ranks(value, &s->ranks, e);
+    if (strcmp(key, "backend") == 0)
+        return cli_set_backend(c, value, &s->backend, e);
     if (strcmp(key, "compute") == 0)
         return cli_set_compute(key, value, &s->compute, e);
     if (strcmp(key, "kv") == 0)
@@ -105,12 +110,27 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 static const char shown[] = "model,variant,tp,batch,context_tok=context,ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
                             "kv_bytes_per_tok_rank=cache,bound_frac=of bound,ratio,ratio_lo=from,ratio_hi=to,status";
 
+static tpl_code open_card(latency_request *q, ceilings *ceil, tpl_err *e)
+{
+    gpu *card;
+    int64_t bytes = 0;
+    TPL_TRY(card_ceilings_measure(0, ceil, e));
+    TPL_TRY(gpu_open(0, &card, e));
+    tpl_code rc = gpu_free_bytes(card, &bytes, e);
+    q->card_free_bytes = (double)bytes;
+    gpu_close(card);
+    return rc;
+}
+
 static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tpl_err *e)
 {
     ceilings ceil;
     cli_run r = {0};
     table *t = NULL;
-    TPL_TRY(ceilings_open(&(ceilings_options){0}, &ceil, e));
+    if (q->backend && strcmp(q->backend, "cuda") == 0)
+        TPL_TRY(open_card(q, &ceil, e));
+    else
+        TPL_TRY(ceilings_open(&(ceilings_options){0}, &ceil, e));
     q->ceil = &ceil;
     q->device = ceil.cpu;
     if (*ceil.moved)
@@ -159,7 +179,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     s->contexts = s->contexts.n ? s->contexts : (cli_axis){context, 1};
     latency_request q = {.lab = l, .variants = s->variants.v, .n_variants = s->variants.n, .tps = s->tps.v, .n_tps = s->tps.n, .contexts = s->contexts.v,
                          .n_contexts = s->contexts.n, .batches = s->batches.v, .n_batches = s->batches.n, .decode_tok = s->decode_tok ? s->decode_tok : 16,
-                         .ranks = s->ranks, .compute = s->compute, .kv = s->kv, .ttft_runs = s->ttft_runs == 0 ? 3 : s->ttft_runs < 0 ? 0 : s->ttft_runs, .trace = s->trace, .aa = s->aa, .command = c->command,
+                         .ranks = s->ranks, .backend = s->backend, .compute = s->compute, .kv = s->kv, .ttft_runs = s->ttft_runs == 0 ? 3 : s->ttft_runs < 0 ? 0 : s->ttft_runs, .trace = s->trace, .aa = s->aa, .command = c->command,
                          .measure = {.max_samples = s->max_samples ? s->max_samples : 200, .timeout_s = s->timeout_s}};
     tpl_code rc = s->list ? latency_list(&q, c->rd, stdout, e) : measure(s, &q, c, e);
     lab_close(l);

@@ -14,6 +14,8 @@ tpl_code one_run_set(one_run *o, cli_context *c, const char *key, const char *va
         return cli_set_experts(value, &o->expert_parallel, e);
     if (strcmp(key, "compute") == 0)
         return cli_set_compute(key, value, &o->compute, e);
+    if (strcmp(key, "backend") == 0)
+        return cli_set_backend(c, value, &o->backend, e);
     if (strcmp(key, "kv") == 0)
         return cli_set_compute(key, value, &o->kv, e);
     if (strcmp(key, "model") == 0)
@@ -39,7 +41,7 @@ tpl_code one_run_open(one_run *o, cli_context *c, tpl_err *e)
     TPL_TRY(lab_open(o->model, &cal, &o->lab, e));
     if (!o->variant)
         o->v = variant_exact(model_cfg(lab_model(o->lab)));
-    tpl_code rc = lab_run_open(o->lab, &o->v, &(team_options){.tp = o->tp ? o->tp : 1, .ranks = o->ranks, .compute = o->compute, .kv = o->kv, .plan = {.expert_parallel = o->expert_parallel}}, &o->run, e);
+    tpl_code rc = lab_run_open(o->lab, &o->v, &(team_options){.tp = o->tp ? o->tp : 1, .ranks = o->ranks, .backend = o->backend, .compute = o->compute, .kv = o->kv, .plan = {.expert_parallel = o->expert_parallel}}, &o->run, e);
     if (rc != TPL_OK)
         one_run_close(o);
     return rc;

@@ -12,6 +12,7 @@ typedef struct {
     ranks_kind ranks;
     bool expert_parallel;
     tpl_dtype compute, kv;
+    const char *backend;
     lab *lab;
     lab_run run;
     variant v;
@@ -24,6 +25,7 @@ typedef struct {
     {"tp", "N", "tensor-parallel ranks (default 1)", false},                                                  \
     {"ranks", "KIND", "local: threads; mpi: processes, started with mpirun (default local)", false},          \
     {"experts", "HOW", "tp: every rank holds a part of each expert; ep: whole experts (default tp)", false},  \
+    {"backend", "NAME", "cpu, or cuda: on a card (default cpu)", false},                                      \
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},                        \
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},                                          \
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true}

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/gpu.h"
+
 #include <oneapi/dnnl/dnnl.h>
 
 #include "base/log.h"
@@ -66,6 +68,19 @@ tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e)
 {
     if (!ranks_from_name(value, out))
         return tpl_fail(e, TPL_E_USAGE, "--ranks", "is '%s', expected local, solo, mpi or nccl", value);
+    return TPL_OK;
+}
+
+tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tpl_err *e)
+{
+    bool cuda = strcmp(value, "cuda") == 0;
+    if (!cuda && strcmp(value, "cpu") != 0 && strcmp(value, "ref") != 0)
+        return tpl_fail(e, TPL_E_USAGE, "--backend", "is '%s', expected cpu, cuda or ref", value);
+    if (cuda && !gpu_is_built())
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "--backend", "is cuda, which this build lacks (configure with -Dcuda=enabled)");
+    if (cuda && gpu_count() == 0)
+        return tpl_fail(e, TPL_E_DEVICE, "--backend", "is cuda, but no card or no driver is here");
+    *out = cli_keep(c, value);
     return TPL_OK;
 }
 

@@ -31,6 +31,8 @@ tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl
 tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e);
 /* tp: a rank holds a part of every expert; ep: whole experts. */
 tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e);
+/* cpu or cuda; TPL_E_UNSUPPORTED where the build has none, TPL_E_DEVICE where there is no card. */
+tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tpl_err *e);
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e);
 /* A checkpoint folder as given or as it came with the program ("models/worldlet-mla"), or "shape:NAME,..." with the bare name
  * of a bundled shape made a path. */

@@ -34,15 +34,15 @@ struct gpu_graph {
 static tpl_code fail(tpl_err *e, const char *where, cudaError_t rc)
 {
     cudaGetLastError(); /* the failure is reported here and must not show up again */
-    return tpl_fail(e, rc == cudaErrorMemoryAllocation ? TPL_E_MEMORY : TPL_E_DEVICE, where, "%s: %s", cudaGetErrorName(rc),
-                    cudaGetErrorString(rc));
+    return tpl_fail(e, rc == cudaErrorMemoryAllocation ? TPL_E_MEMORY : TPL_E_DEVICE, where, "%s: %s",
+                    cudaGetErrorName(rc), cudaGetErrorString(rc));
 }
 
-#define CUDA_TRY(call)                        \
-    do {                                      \
-        cudaError_t cuda_rc_ = (call);        \
-        if (cuda_rc_ != cudaSuccess)          \
-            return fail(e, #call, cuda_rc_);  \
+#define CUDA_TRY(call)                                                                                                 \
+    do {                                                                                                               \
+        cudaError_t cuda_rc_ = (call);                                                                                 \
+        if (cuda_rc_ != cudaSuccess)                                                                                   \
+            return fail(e, #call, cuda_rc_);                                                                           \
     } while (0)
 
 /* ---- the card ---- */
@@ -83,10 +83,11 @@ static tpl_code read_facts(int ordinal, gpu_facts *f, tpl_err *e)
 static tpl_code check_card(const gpu_facts *f, tpl_err *e)
 {
     if (f->driver / 1000 < f->runtime / 1000)
-        return tpl_fail(e, TPL_E_DEVICE, f->name, "driver is for CUDA %d.%d, this build needs %d.0 or newer", f->driver / 1000,
-                        f->driver % 1000 / 10, f->runtime / 1000);
+        return tpl_fail(e, TPL_E_DEVICE, f->name, "driver is for CUDA %d.%d, this build needs %d.0 or newer",
+                        f->driver / 1000, f->driver % 1000 / 10, f->runtime / 1000);
     if (f->major < 8)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, f->name, "compute capability is %d.%d, expected 8.0 or newer", f->major, f->minor);
+        return tpl_fail(e, TPL_E_UNSUPPORTED, f->name, "compute capability is %d.%d, expected 8.0 or newer", f->major,
+                        f->minor);
     return TPL_OK;
 }
 

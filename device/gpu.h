@@ -1,11 +1,11 @@
 /* gpu.h - one CUDA card as the engine uses it: memory, a queue of work, events, recorded walks, facts.
- * For:    engine/exec_cuda.c and the benches; kernels of backend "cuda" find their queue here. In a build without CUDA the
- *         same functions stand, and gpu_open() says so.
- * Enter:  kernels/, engine/, bench/, cli/, tests/.
- * Owns:   gpu_open() owns the card's context in this process; queues, events and graphs are closed before it.
- * Fails:  TPL_E_DEVICE with CUDA's name of the error, TPL_E_MEMORY with what was asked for and what is free.
+ * For:    engine/exec_cuda.c and the benches; kernels of backend "cuda" find their queue here. In a build without CUDA
+ * the same functions stand, and gpu_open() says so. Enter:  kernels/, engine/, bench/, cli/, tests/. Owns:   gpu_open()
+ * owns the card's context in this process; queues, events and graphs are closed before it. Fails:  TPL_E_DEVICE with
+ * CUDA's name of the error, TPL_E_MEMORY with what was asked for and what is free.
  *
- * Everything on a queue is enqueued; only gpu_queue_wait() and gpu_copy_now() wait. One thread at a time may use a queue. */
+ * Everything on a queue is enqueued; only gpu_queue_wait() and gpu_copy_now() wait. One thread at a time may use a
+ * queue. */
 #ifndef TPL_DEVICE_GPU_H
 #define TPL_DEVICE_GPU_H
 
@@ -81,8 +81,8 @@ tpl_code gpu_event_elapsed_us(gpu_event *from, gpu_event *to, double *us, tpl_er
 
 /* ---- recorded walks ---- */
 
-/* Between begin and end, what is enqueued on q, and on queues that joined an event of it, is recorded instead of run. After a
- * failure in between, gpu_record_drop() takes the queue back. */
+/* Between begin and end, what is enqueued on q, and on queues that joined an event of it, is recorded instead of run.
+ * After a failure in between, gpu_record_drop() takes the queue back. */
 tpl_code gpu_record_begin(gpu_queue *q, tpl_err *e);
 tpl_code gpu_record_end(gpu_queue *q, gpu_graph **out, tpl_err *e);
 void gpu_record_drop(gpu_queue *q);

@@ -22,24 +22,24 @@ struct gpu_comm {
     struct {
         int size;
         ncclComm_t *comms; /* [n_local] */
-    } splits[MAX_SPLITS]; /* the first one is everybody */
+    } splits[MAX_SPLITS];  /* the first one is everybody */
 };
 
 /* ---- the library ---- */
 
-#define EACH_CALL(X)  \
-    X(GetErrorString) \
-    X(GetVersion)     \
-    X(GetUniqueId)    \
-    X(CommInitRank)   \
-    X(CommSplit)      \
-    X(CommAbort)      \
-    X(CommDestroy)    \
-    X(GroupStart)     \
-    X(GroupEnd)       \
-    X(AllReduce)      \
-    X(AllGather)      \
-    X(ReduceScatter)  \
+#define EACH_CALL(X)                                                                                                   \
+    X(GetErrorString)                                                                                                  \
+    X(GetVersion)                                                                                                      \
+    X(GetUniqueId)                                                                                                     \
+    X(CommInitRank)                                                                                                    \
+    X(CommSplit)                                                                                                       \
+    X(CommAbort)                                                                                                       \
+    X(CommDestroy)                                                                                                     \
+    X(GroupStart)                                                                                                      \
+    X(GroupEnd)                                                                                                        \
+    X(AllReduce)                                                                                                       \
+    X(AllGather)                                                                                                       \
+    X(ReduceScatter)                                                                                                   \
     X(Broadcast)
 
 static struct {
@@ -82,11 +82,11 @@ static tpl_code need_library(tpl_err *e)
     return nccl.there ? TPL_OK : tpl_fail(e, TPL_E_UNSUPPORTED, "NCCL", "%s", nccl.reason);
 }
 
-#define NCCL_TRY(call)                                                                           \
-    do {                                                                                         \
-        ncclResult_t nccl_rc_ = (call);                                                          \
-        if (nccl_rc_ != ncclSuccess)                                                             \
-            return tpl_fail(e, TPL_E_DEVICE, "NCCL", "%s", nccl.GetErrorString(nccl_rc_));       \
+#define NCCL_TRY(call)                                                                                                 \
+    do {                                                                                                               \
+        ncclResult_t nccl_rc_ = (call);                                                                                \
+        if (nccl_rc_ != ncclSuccess)                                                                                   \
+            return tpl_fail(e, TPL_E_DEVICE, "NCCL", "%s", nccl.GetErrorString(nccl_rc_));                             \
     } while (0)
 
 bool gpu_comm_is_built(void)
@@ -126,7 +126,8 @@ static tpl_code join(gpu_comm *c, const gpu_comm_id *id, tpl_err *e)
     return TPL_OK;
 }
 
-tpl_code gpu_comm_create(gpu *const *cards, int first, int n_local, int n, const gpu_comm_id *id, gpu_comm **out, tpl_err *e)
+tpl_code gpu_comm_create(gpu *const *cards, int first, int n_local, int n, const gpu_comm_id *id, gpu_comm **out,
+                         tpl_err *e)
 {
     TPL_TRY(need_library(e));
     gpu_comm *c = tpl_calloc(1, sizeof *c);
@@ -201,7 +202,8 @@ static ncclResult_t run_part(comm_op op, const gpu_comm_part *p, size_t n, int s
     }
 }
 
-tpl_code gpu_comm_run(gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width, const gpu_comm_part *parts, tpl_err *e)
+tpl_code gpu_comm_run(gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width,
+                      const gpu_comm_part *parts, tpl_err *e)
 {
     ncclComm_t *comms = comms_of(c, size);
     ncclDataType_t type = t == DT_F32 ? ncclFloat32 : ncclBfloat16;

@@ -23,7 +23,8 @@ tpl_code gpu_comm_new_id(gpu_comm_id *out, tpl_err *e)
     return none(e);
 }
 
-tpl_code gpu_comm_create(gpu *const *cards, int first, int n_local, int n, const gpu_comm_id *id, gpu_comm **out, tpl_err *e)
+tpl_code gpu_comm_create(gpu *const *cards, int first, int n_local, int n, const gpu_comm_id *id, gpu_comm **out,
+                         tpl_err *e)
 {
     return none(e);
 }
@@ -38,7 +39,8 @@ tpl_code gpu_comm_split(gpu_comm *c, int size, tpl_err *e)
     return none(e);
 }
 
-tpl_code gpu_comm_run(gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width, const gpu_comm_part *parts, tpl_err *e)
+tpl_code gpu_comm_run(gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width,
+                      const gpu_comm_part *parts, tpl_err *e)
 {
     return none(e);
 }

@@ -9,7 +9,7 @@
 #include "engine/session.h"
 
 typedef struct exec_ops {
-    bool host; /* ranks run on threads of this process and read the model's weights in place */
+    bool host;         /* ranks run on threads of this process and read the model's weights in place */
     tpl_dtype compute; /* where team_options name none */
     /* After every rank's plan and weights (views of the model) stand: brings them where the backend wants them. */
     tpl_code (*team_open)(team *t, tpl_err *e);
@@ -20,6 +20,7 @@ typedef struct exec_ops {
     /* Runs the batch laid out in the session through its phase's list, on all local ranks; returns when it has run. */
     tpl_code (*forward)(session *s, tpl_err *e);
     const float *(*logits)(const session *s, int i);
+    int32_t (*best)(const session *s, int i);
     /* Moves cached values of one rank or between local ranks, after the last pass and before the next. */
     tpl_code (*move)(session *s, void *to, const void *from, size_t bytes, tpl_err *e);
 } exec_ops;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/exec.h"
+#include "engine/sampler.h"
 #include "engine/session_impl.h"
 
 static tpl_code team_open(team *t, tpl_err *e)
@@ -32,11 +33,26 @@ static tpl_code create_rank(session *s, int i, tpl_err *e)
         if (team_opts(s->t)->isolate)
             dev_poison(r->kv[k].data, r->kv[k].bytes);
         r->layer_bytes[k] = layer;
-        r->views[k] = (kv_view){.pages = r->kv[k].data, .dtype = team_opts(s->t)->kv, .width = p->streams[k].width, .page_tok = PAGE_TOK, .page_table = s->pools[k].view,
-                                .max_pages = s->pools[k].max_pages, .mod = p->streams[k].used ? p->streams[k].mod : 1, .rem = p->streams[k].rem};
+        r->views[k] = (kv_view){.pages = r->kv[k].data,
+                                .dtype = team_opts(s->t)->kv,
+                                .width = p->streams[k].width,
+                                .page_tok = PAGE_TOK,
+                                .page_table = s->pools[k].view,
+                                .max_pages = s->pools[k].max_pages,
+                                .mod = p->streams[k].used ? p->streams[k].mod : 1,
+                                .rem = p->streams[k].rem};
     }
-    r->env = (bind_env){.p = p, .act = DT_F32, .weights = tr->weights, .bufs = r->bufs, .batch = &s->view, .streams = r->views, .layer_bytes = r->layer_bytes,
-                        .rope_cos = team_rope_cos(s->t), .rope_sin = team_rope_sin(s->t), .alpha = team_alpha(s->t), .logit_index = s->logit_index};
+    r->env = (bind_env){.p = p,
+                        .act = DT_F32,
+                        .weights = tr->weights,
+                        .bufs = r->bufs,
+                        .batch = &s->view,
+                        .streams = r->views,
+                        .layer_bytes = r->layer_bytes,
+                        .rope_cos = team_rope_cos(s->t),
+                        .rope_sin = team_rope_sin(s->t),
+                        .alpha = team_alpha(s->t),
+                        .logit_index = s->logit_index};
     size_t scratch;
     TPL_TRY(exec_scratch_bytes(s, i, &scratch, e));
     TPL_TRY(dev_alloc(&r->scratch, scratch, "kernel scratch", e));
@@ -70,10 +86,12 @@ static void close_ranks(session *s)
 static tpl_code run_comm(session *s, session_rank *r, const team_rank *tr, const plan_step *step, tpl_err *e)
 {
     mat data = ref_bind(step->in[0], &r->env), out = ref_bind(step->out, &r->env);
-    return tr->comm->run(tr->comm, step->comm, step->group, data.data, data.stride, out.data, out.stride, data.rows, data.cols, e);
+    return tr->comm->run(tr->comm, step->comm, step->group, data.data, data.stride, out.data, out.stride, data.rows,
+                         data.cols, e);
 }
 
-/* A rank whose kernel failed computes no more but still meets the others in their collectives: they would wait for ever. */
+/* A rank whose kernel failed computes no more but still meets the others in their collectives: they would wait for
+ * ever. */
 static tpl_code walk(void *arg, int local_rank, tpl_err *e)
 {
     session *s = arg;
@@ -100,7 +118,8 @@ static tpl_code walk(void *arg, int local_rank, tpl_err *e)
             rc = kernel_run(backend, &r->ctx, &call, e);
         }
         if (s->observer.end && rc == TPL_OK)
-            s->observer.end(s->observer.user, local_rank, step, step->is_comm ? NULL : &call, exec_written(step, &r->env));
+            s->observer.end(s->observer.user, local_rank, step, step->is_comm ? NULL : &call,
+                            exec_written(step, &r->env));
     }
     return rc;
 }
@@ -114,6 +133,11 @@ static const float *logits(const session *s, int i)
 {
     const plan *p = team_plan(s->t, 0);
     return (const float *)s->ranks[0].bufs[p->logits_buf] + (size_t)i * (size_t)p->cfg.vocab;
+}
+
+static int32_t best(const session *s, int i)
+{
+    return sampler_argmax(logits(s, i), team_plan(s->t, 0)->cfg.vocab);
 }
 
 static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_err *e)
@@ -130,4 +154,5 @@ const exec_ops exec_cpu = {.host = true,
                            .close = close_ranks,
                            .forward = forward,
                            .logits = logits,
+                           .best = best,
                            .move = move};

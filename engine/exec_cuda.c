@@ -1,7 +1,7 @@
-/* exec_cuda.c - the ranks of a process on cards: the caller's thread walks all lists step by step and enqueues, each rank on a
- * queue of its own. Collectives of ranks that share a card are one launch that their queues meet at; those of ranks with a card
- * each are NCCL's. A decode batch whose shape comes again is recorded and replayed: shapes fix the launches, contents lie in
- * one block of each card's memory that is copied before each pass. */
+/* exec_cuda.c - the ranks of a process on cards: the caller's thread walks all lists step by step and enqueues, each
+ * rank on a queue of its own. Collectives of ranks that share a card are one launch that their queues meet at; those of
+ * ranks with a card each are NCCL's. A decode batch whose shape comes again is recorded and replayed: shapes fix the
+ * launches, contents lie in one block of each card's memory that is copied before each pass. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,10 +31,11 @@ typedef struct {
 typedef struct {
     contents at;
     dev_buf *card_blocks; /* [n_places] */
-    dev_buf *turned;      /* [n_ranks] where the library's layout of a collective differs from ours; empty where ranks share a card */
-    dev_buf host_block, host_logits;
-    gpu_queue **queues; /* [n_ranks] */
-    gpu_event **done;   /* [n_ranks] */
+    dev_buf *turned; /* [n_ranks] where the library's layout of a collective differs from ours; empty where ranks share
+                        a card */
+    dev_buf host_block, host_logits, best, host_best; /* best: [max_logits] tokens */
+    gpu_queue **queues;                               /* [n_ranks] */
+    gpu_event **done;                                 /* [n_ranks] */
     gpu_event *ready;
     batch_view *batches; /* [n_ranks] the batch as each rank's card sees it */
     walk_record records[MAX_GRAPHS];
@@ -120,9 +121,14 @@ static tpl_code open_caches(session *s, int rank, tpl_err *e)
         TPL_TRY(gpu_alloc(c->card, &r->kv[k], (size_t)(layer * p->cfg.n_layers), "KV cache", e));
         TPL_TRY(gpu_fill(c->queue, r->kv[k].data, team_opts(s->t)->isolate ? 0xff : 0, r->kv[k].bytes, e));
         r->layer_bytes[k] = layer;
-        r->views[k] = (kv_view){.pages = r->kv[k].data, .dtype = team_opts(s->t)->kv, .width = p->streams[k].width, .page_tok = PAGE_TOK,
+        r->views[k] = (kv_view){.pages = r->kv[k].data,
+                                .dtype = team_opts(s->t)->kv,
+                                .width = p->streams[k].width,
+                                .page_tok = PAGE_TOK,
                                 .page_table = (const int32_t *)(const void *)(block + state_of(s)->at.pages[k]),
-                                .max_pages = s->pools[k].max_pages, .mod = p->streams[k].used ? p->streams[k].mod : 1, .rem = p->streams[k].rem};
+                                .max_pages = s->pools[k].max_pages,
+                                .mod = p->streams[k].used ? p->streams[k].mod : 1,
+                                .rem = p->streams[k].rem};
     }
     return TPL_OK;
 }
@@ -153,16 +159,27 @@ static tpl_code open_rank(session *s, int rank, tpl_err *e)
     TPL_TRY(gpu_use(c->card, e));
     TPL_TRY(open_buffers(s, rank, e));
     TPL_TRY(open_caches(s, rank, e));
-    r->env = (bind_env){.p = team_plan(s->t, rank), .act = team_opts(s->t)->compute, .weights = team_get_rank(s->t, rank)->weights, .bufs = r->bufs,
-                        .batch = &x->batches[rank], .streams = r->views, .layer_bytes = r->layer_bytes, .rope_cos = c->rope_cos.data, .rope_sin = c->rope_sin.data,
-                        .alpha = c->alpha_rows, .logit_index = (const int32_t *)(const void *)(block_of(s, rank) + x->at.logit)};
+    r->env = (bind_env){.p = team_plan(s->t, rank),
+                        .act = team_opts(s->t)->compute,
+                        .weights = team_get_rank(s->t, rank)->weights,
+                        .bufs = r->bufs,
+                        .batch = &x->batches[rank],
+                        .streams = r->views,
+                        .layer_bytes = r->layer_bytes,
+                        .rope_cos = c->rope_cos.data,
+                        .rope_sin = c->rope_sin.data,
+                        .alpha = c->alpha_rows,
+                        .logit_index = (const int32_t *)(const void *)(block_of(s, rank) + x->at.logit)};
     TPL_TRY(exec_scratch_bytes(s, rank, &scratch, e));
     TPL_TRY(gpu_alloc(c->card, &r->scratch, scratch, "kernel scratch", e));
     if (team_of(s)->comm)
         TPL_TRY(gpu_alloc(c->card, &x->turned[rank], turned_bytes(s, rank), "collectives", e));
     TPL_TRY(gpu_queue_create(c->card, &x->queues[rank], e));
     TPL_TRY(gpu_event_create(c->card, false, &x->done[rank], e));
-    r->ctx = (kernel_ctx){.compute = team_opts(s->t)->compute, .scratch = r->scratch.data, .scratch_bytes = scratch, .queue = x->queues[rank]};
+    r->ctx = (kernel_ctx){.compute = team_opts(s->t)->compute,
+                          .scratch = r->scratch.data,
+                          .scratch_bytes = scratch,
+                          .queue = x->queues[rank]};
     return gpu_queue_wait(c->queue, e);
 }
 
@@ -182,7 +199,10 @@ static tpl_code open_session(session *s, tpl_err *e)
     for (int i = 0; i < c->n_places; i++)
         TPL_TRY(gpu_alloc(c->places[i].card, &x->card_blocks[i], x->at.end, "batch contents", e));
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_block, x->at.end, "batch contents", e));
-    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_logits, (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
+    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_logits,
+                             (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
+    TPL_TRY(gpu_alloc(c->places[0].card, &x->best, (size_t)s->o.max_logits * sizeof(int32_t), "best tokens", e));
+    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_best, x->best.bytes, "best tokens", e));
     for (int i = 0; i < s->n_ranks; i++)
         TPL_TRY(open_rank(s, i, e));
     TPL_TRY(gpu_use(c->places[0].card, e));
@@ -221,6 +241,8 @@ static void close_session(session *s)
         gpu_free(c->places[i].card, &x->card_blocks[i]);
     gpu_free_pinned(c->places[0].card, &x->host_block);
     gpu_free_pinned(c->places[0].card, &x->host_logits);
+    gpu_free(c->places[0].card, &x->best);
+    gpu_free_pinned(c->places[0].card, &x->host_best);
     free(x->card_blocks);
     free(x->turned);
     free(x->batches);
@@ -302,8 +324,12 @@ static tpl_code collect_alone(session *s, const plan_step *step, const mat *data
         return TPL_OK;
     bool gather = step->comm == COMM_ALL_GATHER;
     int32_t size = step->group.size, share = (int32_t)data->cols / size;
-    op_call call = {.kind = OP_COPY_HEADS, .copy_heads = {.x = *data, .out = *out, .heads = gather ? size : 1, .cols = gather ? (int32_t)data->cols : share,
-                                                          .out_head_stride = (int32_t)data->cols}};
+    op_call call = {.kind = OP_COPY_HEADS,
+                    .copy_heads = {.x = *data,
+                                   .out = *out,
+                                   .heads = gather ? size : 1,
+                                   .cols = gather ? (int32_t)data->cols : share,
+                                   .out_head_stride = (int32_t)data->cols}};
     return kernel_run("cuda", &s->ranks[0].ctx, &call, e);
 }
 
@@ -350,12 +376,14 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
         *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
         if (step->comm == COMM_REDUCE_SCATTER)
-            TPL_TRY(card_turn(x->queues[i], data[i].dtype, data[i].data, x->turned[i].data, size, data[i].rows, data[i].cols / size, true, e));
+            TPL_TRY(card_turn(x->queues[i], data[i].dtype, data[i].data, x->turned[i].data, size, data[i].rows,
+                              data[i].cols / size, true, e));
     }
     TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
     for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
-        TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols, false, e));
+        TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols,
+                          false, e));
     }
     return TPL_OK;
 }
@@ -371,8 +399,8 @@ static tpl_code run_comm(session *s, int rank, const plan_step *step, int index,
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
-/* Step `index` on one rank. A collective is enqueued by its group's first rank: what the others do before it was enqueued in
- * the rounds before. */
+/* Step `index` on one rank. A collective is enqueued by its group's first rank: what the others do before it was
+ * enqueued in the rounds before. */
 static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
 {
     session_rank *r = &s->ranks[rank];
@@ -395,6 +423,16 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
+/* The wanted rows' best tokens, which the host has when the pass has run. */
+static tpl_code find_best(session *s, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    const plan *p = team_plan(s->t, 0);
+    TPL_TRY(gpu_use(place_of(s, 0)->card, e));
+    TPL_TRY(card_best(x->queues[0], s->ranks[0].bufs[p->logits_buf], s->n_logits, p->cfg.vocab, x->best.data, e));
+    return gpu_copy(x->queues[0], x->host_best.data, x->best.data, (size_t)s->n_logits * sizeof(int32_t), e);
+}
+
 /* From queue 0, on which contents arrive, over all queues, back to queue 0. */
 static tpl_code walk(session *s, tpl_err *e)
 {
@@ -407,7 +445,7 @@ static tpl_code walk(session *s, tpl_err *e)
             TPL_TRY(run_step(s, i, index, e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(follow(x, 0, i, e));
-    return TPL_OK;
+    return find_best(s, e);
 }
 
 /* ---- recorded walks ---- */
@@ -461,7 +499,8 @@ static tpl_code run_pass(session *s, tpl_err *e)
     const batch_view *v = &s->view;
     if (s->phase != PHASE_DECODE || s->observer.begin || s->observer.end)
         return walk(s, e);
-    walk_shape shape = {s->phase, v->n_rows, v->n_seqs, s->n_logits, v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots};
+    walk_shape shape = {s->phase,      v->n_rows,           v->n_seqs,       s->n_logits,
+                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;
@@ -498,8 +537,14 @@ static const float *logits(const session *s, int i)
     const plan *p = team_plan(s->t, 0);
     size_t row = (size_t)p->cfg.vocab;
     if (!x->logits_here)
-        x->logits_here = gpu_copy_now(x->queues[0], x->host_logits.data, s->ranks[0].bufs[p->logits_buf], (size_t)s->n_logits * row * sizeof(float), NULL) == TPL_OK;
+        x->logits_here = gpu_copy_now(x->queues[0], x->host_logits.data, s->ranks[0].bufs[p->logits_buf],
+                                      (size_t)s->n_logits * row * sizeof(float), NULL) == TPL_OK;
     return (const float *)x->host_logits.data + (size_t)i * row;
+}
+
+static int32_t best(const session *s, int i)
+{
+    return ((const int32_t *)state_of(s)->host_best.data)[i];
 }
 
 /* The next pass's contents come on the same queue, behind this. */
@@ -516,4 +561,5 @@ const exec_ops exec_cuda = {.host = false,
                             .close = close_session,
                             .forward = forward,
                             .logits = logits,
+                            .best = best,
                             .move = move};

@@ -29,7 +29,11 @@ static mat part_of(const bound_weight *b, int64_t i)
     if (b->experts)
         return b->experts[i];
     const char *at = (const char *)b->h.data + (size_t)(i * b->h.head_stride) * dtype_bytes(b->h.dtype);
-    return (mat){.data = (void *)(uintptr_t)at, .dtype = b->h.dtype, .rows = b->h.rows, .cols = b->h.cols, .stride = b->h.row_stride};
+    return (mat){.data = (void *)(uintptr_t)at,
+                 .dtype = b->h.dtype,
+                 .rows = b->h.rows,
+                 .cols = b->h.cols,
+                 .stride = b->h.row_stride};
 }
 
 static size_t bytes_on_card(const bound_weight *b, tpl_dtype type)
@@ -63,7 +67,8 @@ static void rebind(bound_weight *b, char *at, tpl_dtype type)
         return;
     }
     for (int i = 0; b->experts && i < b->h.heads; i++)
-        ((mat *)(uintptr_t)b->experts)[i] = (mat){.data = at + (size_t)i * step, .dtype = type, .rows = one.rows, .cols = one.cols, .stride = one.cols};
+        ((mat *)(uintptr_t)b->experts)[i] =
+            (mat){.data = at + (size_t)i * step, .dtype = type, .rows = one.rows, .cols = one.cols, .stride = one.cols};
     b->h.data = b->experts ? NULL : at;
     b->h.dtype = type;
     b->h.row_stride = one.cols;
@@ -107,7 +112,8 @@ static tpl_code upload_part(uploader *u, const mat *from, tpl_dtype type, char *
     size_t row_bytes = (size_t)from->cols * dtype_bytes(type);
     int64_t at_once = (int64_t)(u->staging.bytes / row_bytes);
     if (at_once < 1)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "weights", "have rows of %zu bytes, expected at most %zu", row_bytes, u->staging.bytes);
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "weights", "have rows of %zu bytes, expected at most %zu", row_bytes,
+                        u->staging.bytes);
     for (int64_t row = 0; row < from->rows; row += at_once) {
         int64_t n = from->rows - row < at_once ? from->rows - row : at_once;
         for (int64_t i = 0; i < n; i++)
@@ -120,7 +126,8 @@ static tpl_code upload_part(uploader *u, const mat *from, tpl_dtype type, char *
 /* Of a random model: made where it is used. */
 static tpl_code draw_part(uploader *u, const mat *from, tpl_dtype type, char *to, tpl_err *e)
 {
-    card_random r = {.dst = to, .dtype = type, .heads = 1, .rows = from->rows, .cols = from->cols, .row_stride = from->stride};
+    card_random r = {
+        .dst = to, .dtype = type, .heads = 1, .rows = from->rows, .cols = from->cols, .row_stride = from->stride};
     bool found = model_weight_recipe(u->m, from->data, &r.recipe, &r.first);
     assert(found);
     return found ? card_fill_random(u->c->queue, &r, e) : TPL_OK;
@@ -152,8 +159,10 @@ static tpl_code bring_rank(uploader *u, const team_rank *r, tpl_dtype act, dev_b
         tpl_dtype type = type_on_card(&r->p->weights[i], act);
         int other = shared_with(r, host, i);
         if (other >= 0) {
-            int64_t row = ((char *)host[i].m.data - (char *)host[other].m.data) / (host[other].m.stride * (int64_t)dtype_bytes(host[other].m.dtype));
-            rebind(&r->weights[i], (char *)r->weights[other].m.data + (size_t)(row * host[i].m.cols) * dtype_bytes(type), type);
+            int64_t row = ((char *)host[i].m.data - (char *)host[other].m.data) /
+                          (host[other].m.stride * (int64_t)dtype_bytes(host[other].m.dtype));
+            rebind(&r->weights[i],
+                   (char *)r->weights[other].m.data + (size_t)(row * host[i].m.cols) * dtype_bytes(type), type);
             continue;
         }
         rc = bring(u, &host[i], type, at, e);
@@ -281,7 +290,8 @@ tpl_code cuda_team_open(team *t, tpl_err *e)
     *team_exec_state(t) = c;
     c->weights = tpl_calloc((size_t)team_n_local(t), sizeof *c->weights);
     if (team_n_local(t) > CARD_MAX_RANKS)
-        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, expected at most %d ranks on one card", team_n_local(t), CARD_MAX_RANKS);
+        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, expected at most %d ranks on one card", team_n_local(t),
+                        CARD_MAX_RANKS);
     TPL_TRY(open_places(c, t, e));
     TPL_TRY(join_ranks(c, t, e));
     for (int i = 0; i < team_n_local(t); i++)

@@ -313,6 +313,12 @@ const float *session_logits(const session *s, int i)
     return s->exec->logits(s, i);
 }
 
+int32_t session_best(const session *s, int i)
+{
+    assert(i >= 0 && i < s->n_logits);
+    return s->exec->best(s, i);
+}
+
 int session_n_logits(const session *s)
 {
     return s->n_logits;

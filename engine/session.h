@@ -59,6 +59,8 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
 /* Logits of the i-th row that wanted them, in row order; [vocab], until the next forward pass. */
 const float *session_logits(const session *s, int i);
 int session_n_logits(const session *s);
+/* Their best token, as sampler_argmax() chooses; found where the logits are, so that they need not be copied from a card. */
+int32_t session_best(const session *s, int i);
 
 team *session_team(session *s);
 const session_options *session_opts(const session *s);

@@ -35,7 +35,8 @@ static tpl_code set_key(shape_spec *s, char *part, tpl_err *e)
     char *value = strchr(part, '=');
     int64_t n = 0;
     if (!value)
-        return tpl_fail(e, TPL_E_USAGE, "shape", "'%.40s' has no value, expected layers=N, moe=off|full or seed=N", part);
+        return tpl_fail(e, TPL_E_USAGE, "shape", "'%.40s' has no value, expected layers=N, moe=off|full or seed=N",
+                        part);
     *value++ = 0;
     if (strcmp(part, "moe") == 0)
         return set_moe(value, &s->attention_only, e);

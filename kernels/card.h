@@ -1,8 +1,6 @@
-/* card.h - what the engine asks of a card besides operations: random weights, and collectives between ranks that share it.
- * For:    engine/exec_cuda*.c.
- * Enter:  engine/, tests/.
- * Owns:   nothing.
- * Fails:  TPL_E_DEVICE where a launch fails, TPL_E_UNSUPPORTED in a build without CUDA.
+/* card.h - what the engine asks of a card besides operations: random weights, and collectives between ranks that share
+ * it. For:    engine/exec_cuda*.c. Enter:  engine/, tests/. Owns:   nothing. Fails:  TPL_E_DEVICE where a launch fails,
+ * TPL_E_UNSUPPORTED in a build without CUDA.
  *
  * Everything is enqueued. Reductions add in rank order in f32, so that results do not depend on timing. */
 #ifndef TPL_KERNELS_CARD_H
@@ -42,9 +40,17 @@ typedef struct {
 
 tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e);
 
-/* Between [parts, rows, share] and [rows, parts * share], both without gaps: how libraries and comm.h lay out the parts of a
- * gather or a reduce-scatter. apart: the result is the former. */
-tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share, bool apart, tpl_err *e);
+/* Between [parts, rows, share] and [rows, parts * share], both without gaps: how libraries and comm.h lay out the parts
+ * of a gather or a reduce-scatter. apart: the result is the former. */
+tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share,
+                   bool apart, tpl_err *e);
+
+/* out[row] = column of the first greatest of n logits, NaN left out; 0 where there is none. */
+tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, tpl_err *e);
+
+/* Reads all of data (a multiple of 16 bytes), and writes it back incremented if `update`: what memory can do at most.
+ */
+tpl_code card_sweep(gpu_queue *q, void *data, size_t bytes, bool update, tpl_err *e);
 
 #ifdef __cplusplus
 }

@@ -10,7 +10,18 @@ tpl_code card_fill_random(gpu_queue *q, const card_random *r, tpl_err *e)
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }
 
-tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share, bool apart, tpl_err *e)
+tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share,
+                   bool apart, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}
+
+tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}
+
+tpl_code card_sweep(gpu_queue *q, void *data, size_t bytes, bool update, tpl_err *e)
 {
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }

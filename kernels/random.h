@@ -1,8 +1,6 @@
-/* random.h - weights that anyone can compute: a value of a seeded matrix by its index, the same on a host and on a card.
- * For:    models without a checkpoint (shapes), whose weights are made where they are used.
- * Enter:  kernels/, engine/, tests/.
- * Owns:   nothing; plain values.
- * Fails:  never. */
+/* random.h - weights that anyone can compute: a value of a seeded matrix by its index, the same on a host and on a
+ * card. For:    models without a checkpoint (shapes), whose weights are made where they are used. Enter:  kernels/,
+ * engine/, tests/. Owns:   nothing; plain values. Fails:  never. */
 #ifndef TPL_KERNELS_RANDOM_H
 #define TPL_KERNELS_RANDOM_H
 

@@ -1,11 +1,11 @@
-/* Attention, first rung: any widths, any types, no matrix units. A block serves one row and head; its warps take tokens in
- * turn and keep a running softmax each, and join at the end. Its only merit is that it is easy to believe. */
+/* Attention, first rung: any widths, any types, no matrix units. A block serves one row and head; its warps take tokens
+ * in turn and keep a running softmax each, and join at the end. Its only merit is that it is easy to believe. */
 #include "kernels/cuda/cuda.cuh"
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
 
-/* Where keys and values come from: columns of the cache, or, where `xk` is given, K's first part and V from packed arrays
- * of tokens [first, first + n). */
+/* Where keys and values come from: columns of the cache, or, where `xk` is given, K's first part and V from packed
+ * arrays of tokens [first, first + n). */
 template <typename T> struct simple_source {
     cu_cache kv;
     int k_off, k2_off, v_off; /* columns; k2 follows k in the query */
@@ -43,8 +43,8 @@ template <typename A> static __device__ float dot_part(const float *q, const A *
 
 /* The running softmax of one warp over its share of the tokens. */
 template <typename T, typename K>
-static __device__ void walk_tokens(const simple_source<T> &s, const simple_io<T> &io, const cu_batch &b, int seq, int row,
-                                   int head, const float *q, float *acc, float *top, float *sum)
+static __device__ void walk_tokens(const simple_source<T> &s, const simple_io<T> &io, const cu_batch &b, int seq,
+                                   int row, int head, const float *q, float *acc, float *top, float *sum)
 {
     cu_sight sight = cu_sight_of(b, seq, row, io.window);
     int kv_head = head / io.group, n_slots = cu_slot0(b, seq) + b.seq_row0[seq + 1] - b.seq_row0[seq];
@@ -107,7 +107,8 @@ static __device__ void store(const simple_io<T> &io, int64_t row, int head, cons
 
 /* grid (rows, heads); `only` >= 0: rows of other sequences are left alone. */
 template <typename T, typename K>
-static __global__ void __launch_bounds__(THREADS) simple_kernel(simple_source<T> s, simple_io<T> io, cu_batch b, int only)
+static __global__ void __launch_bounds__(THREADS)
+    simple_kernel(simple_source<T> s, simple_io<T> io, cu_batch b, int only)
 {
     extern __shared__ float space[];
     int row = blockIdx.x, head = blockIdx.y, seq = b.row_seq[row], warp = threadIdx.x / 32;
@@ -140,8 +141,9 @@ static tpl_code launch(kernel_ctx *ctx, const simple_source<T> &s, tpl_dtype cac
     if (b->n_rows == 0)
         return TPL_OK;
     if (space > 48u << 10)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "attention", "keys of %d and values of %d columns need %zu bytes of shared memory",
-                        io.dk + io.dk2, io.dv, space);
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "attention",
+                        "keys of %d and values of %d columns need %zu bytes of shared memory", io.dk + io.dk2, io.dv,
+                        space);
     CU_BY_TYPE(cache, K, simple_kernel<T, K><<<grid, THREADS, space, cu_stream(ctx)>>>(s, io, cu_batch_of(b), only));
     return cu_launched("attention", e);
 }
@@ -150,10 +152,30 @@ enum { ALL_TOKENS = 1 << 30 };
 
 template <typename T> static tpl_code run_latent(kernel_ctx *ctx, const op_attn_latent *o, tpl_err *e)
 {
-    simple_source<T> s = {cu_cache_of(&o->kv), o->lat_off, o->rope_off, o->lat_off, 0, 0, NULL, NULL, 0, 0, 0, ALL_TOKENS};
-    simple_io<T> io = {(const T *)o->q_lat.data, (const T *)o->q_pe.data, o->q_lat.stride, o->q_pe.stride,
-                       o->q_lat_head_stride, o->q_pe_head_stride, (T *)o->out.data, (float *)o->lse.data, NULL, NULL,
-                       o->out.stride, o->lse.stride, o->scale, o->lat, o->rope, o->lat, o->heads, 0, 0, false, false, true};
+    simple_source<T> s = {cu_cache_of(&o->kv), o->lat_off, o->rope_off, o->lat_off, 0, 0, NULL, NULL, 0, 0, 0,
+                          ALL_TOKENS};
+    simple_io<T> io = {(const T *)o->q_lat.data,
+                       (const T *)o->q_pe.data,
+                       o->q_lat.stride,
+                       o->q_pe.stride,
+                       o->q_lat_head_stride,
+                       o->q_pe_head_stride,
+                       (T *)o->out.data,
+                       (float *)o->lse.data,
+                       NULL,
+                       NULL,
+                       o->out.stride,
+                       o->lse.stride,
+                       o->scale,
+                       o->lat,
+                       o->rope,
+                       o->lat,
+                       o->heads,
+                       0,
+                       0,
+                       false,
+                       false,
+                       true};
     return launch<T>(ctx, s, o->kv.dtype, io, o->batch, o->heads, -1, e);
 }
 
@@ -164,10 +186,30 @@ tpl_code cuda_attn_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 
 template <typename T> static tpl_code run_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
 {
-    simple_source<T> s = {cu_cache_of(&o->kv), o->k_off, 0, o->v_off, o->head_dim, o->head_dim, NULL, NULL, 0, 0, 0, ALL_TOKENS};
-    simple_io<T> io = {(const T *)o->q.data, NULL, o->q.stride, 0, o->head_dim, 0, (T *)o->out.data, NULL, NULL, NULL,
-                       o->out.stride, 0, o->scale, o->head_dim, 0, o->head_dim, o->heads / o->kv_heads, o->window, 0, false,
-                       false, true};
+    simple_source<T> s = {cu_cache_of(&o->kv), o->k_off, 0, o->v_off, o->head_dim, o->head_dim, NULL, NULL, 0, 0, 0,
+                          ALL_TOKENS};
+    simple_io<T> io = {(const T *)o->q.data,
+                       NULL,
+                       o->q.stride,
+                       0,
+                       o->head_dim,
+                       0,
+                       (T *)o->out.data,
+                       NULL,
+                       NULL,
+                       NULL,
+                       o->out.stride,
+                       0,
+                       o->scale,
+                       o->head_dim,
+                       0,
+                       o->head_dim,
+                       o->heads / o->kv_heads,
+                       o->window,
+                       0,
+                       false,
+                       false,
+                       true};
     return launch<T>(ctx, s, o->kv.dtype, io, o->batch, o->heads, -1, e);
 }
 
@@ -181,13 +223,42 @@ template <typename T>
 static tpl_code run_mha_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *x, int32_t seq, int32_t first,
                               int32_t n, bool last, tpl_err *e)
 {
-    simple_source<T> s = {cu_cache_of(&o->kv), 0, o->rope_off, 0, o->nope, o->v_dim, (const T *)x->keys,
-                          (const T *)x->values, (int64_t)o->heads * o->nope, (int64_t)o->heads * o->v_dim, first, n};
+    simple_source<T> s = {cu_cache_of(&o->kv),
+                          0,
+                          o->rope_off,
+                          0,
+                          o->nope,
+                          o->v_dim,
+                          (const T *)x->keys,
+                          (const T *)x->values,
+                          (int64_t)o->heads * o->nope,
+                          (int64_t)o->heads * o->v_dim,
+                          first,
+                          n};
     const T *q = (const T *)o->q.data;
     int width = o->nope + o->rope;
-    simple_io<T> io = {q, q + o->nope, o->q.stride, o->q.stride, width, width, (T *)o->out.data, NULL, x->state,
-                       x->state_lse, o->out.stride, 0, o->scale, o->nope, o->rope, o->v_dim, 1, 0, 0, o->accumulate,
-                       first > 0, last};
+    simple_io<T> io = {q,
+                       q + o->nope,
+                       o->q.stride,
+                       o->q.stride,
+                       width,
+                       width,
+                       (T *)o->out.data,
+                       NULL,
+                       x->state,
+                       x->state_lse,
+                       o->out.stride,
+                       0,
+                       o->scale,
+                       o->nope,
+                       o->rope,
+                       o->v_dim,
+                       1,
+                       0,
+                       0,
+                       o->accumulate,
+                       first > 0,
+                       last};
     return launch<T>(ctx, s, o->kv.dtype, io, o->batch, o->heads, seq, e);
 }
 

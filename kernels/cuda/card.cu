@@ -11,7 +11,8 @@ static __global__ void random_kernel(card_random r, int64_t n)
     int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
         int64_t c = i % r.cols, row = i / r.cols % r.rows, head = i / r.cols / r.rows;
-        cu_bf16 v = __float2bfloat16_rn(random_value(r.recipe, r.first + head * r.head_stride + row * r.row_stride + c));
+        cu_bf16 v =
+            __float2bfloat16_rn(random_value(r.recipe, r.first + head * r.head_stride + row * r.row_stride + c));
         if (r.dtype == DT_BF16)
             ((cu_bf16 *)r.dst)[i] = v;
         else
@@ -24,14 +25,16 @@ tpl_code card_fill_random(gpu_queue *q, const card_random *r, tpl_err *e)
     int64_t n = r->heads * r->rows * r->cols, blocks = (n + THREADS - 1) / THREADS;
     if (n == 0)
         return TPL_OK;
-    random_kernel<<<(unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>(*r, n);
+    random_kernel<<<(unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>(*r,
+                                                                                                                  n);
     return cu_launched("random weights", e);
 }
 
 /* grid (rows, columns / THREADS): a thread an element of data. */
 template <typename T> static __global__ void collect_kernel(card_collective c)
 {
-    int64_t col = (int64_t)blockIdx.y * THREADS + threadIdx.x, from = blockIdx.x * c.data_stride + col, share = c.width / c.n;
+    int64_t col = (int64_t)blockIdx.y * THREADS + threadIdx.x, from = blockIdx.x * c.data_stride + col,
+            share = c.width / c.n;
     if (col >= c.width)
         return;
     float sum = 0;
@@ -77,10 +80,98 @@ static __global__ void turn_kernel(const T *from, T *to, int64_t parts, int64_t 
         to[(apart ? near : wide) + c] = from[(apart ? wide : near) + c];
 }
 
-tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share, bool apart, tpl_err *e)
+tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share,
+                   bool apart, tpl_err *e)
 {
     if (rows * parts * share == 0)
         return TPL_OK;
-    CU_BY_TYPE(t, T, turn_kernel<T><<<(unsigned)(rows * parts), THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>((const T *)from, (T *)to, parts, rows, share, apart));
+    CU_BY_TYPE(t, T,
+               turn_kernel<T><<<(unsigned)(rows * parts), THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>(
+                   (const T *)from, (T *)to, parts, rows, share, apart));
     return cu_launched("turn", e);
+}
+
+/* ---- the best token: a block a row ---- */
+
+enum { BEST_THREADS = 1024 };
+
+static __device__ __forceinline__ bool is_better(float v, int at, float than, int than_at)
+{
+    return at >= 0 && (than_at < 0 || v > than || (v == than && at < than_at));
+}
+
+static __device__ __forceinline__ void best_of_warp(float *best, int *at)
+{
+    for (int d = 16; d > 0; d /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, *best, d);
+        int other_at = __shfl_xor_sync(0xffffffffu, *at, d);
+        if (is_better(other, other_at, *best, *at)) {
+            *best = other;
+            *at = other_at;
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(BEST_THREADS) best_kernel(const float *logits, int64_t n, int32_t *out)
+{
+    __shared__ float values[BEST_THREADS / 32];
+    __shared__ int places[BEST_THREADS / 32];
+    const float *row = logits + blockIdx.x * n;
+    float best = 0;
+    int at = -1;
+    for (int i = threadIdx.x; i < n; i += BEST_THREADS)
+        if (!isnan(row[i]) && is_better(row[i], i, best, at)) {
+            best = row[i];
+            at = i;
+        }
+    best_of_warp(&best, &at);
+    if (threadIdx.x % 32 == 0) {
+        values[threadIdx.x / 32] = best;
+        places[threadIdx.x / 32] = at;
+    }
+    __syncthreads();
+    best = values[threadIdx.x % 32];
+    at = places[threadIdx.x % 32];
+    best_of_warp(&best, &at);
+    if (threadIdx.x == 0)
+        out[blockIdx.x] = at < 0 ? 0 : at;
+}
+
+tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, tpl_err *e)
+{
+    if (rows == 0)
+        return TPL_OK;
+    best_kernel<<<(unsigned)rows, BEST_THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>(logits, n, out);
+    return cu_launched("best token", e);
+}
+
+/* ---- sweeps over memory ---- */
+
+enum { SWEEP_LOADS = 8 }; /* 16-byte loads a thread has in flight */
+
+static __global__ void __launch_bounds__(THREADS) sweep_kernel(uint4 *data, int64_t n, bool update)
+{
+    int64_t first = (int64_t)blockIdx.x * THREADS * SWEEP_LOADS + threadIdx.x;
+    uint4 v[SWEEP_LOADS];
+#pragma unroll
+    for (int i = 0; i < SWEEP_LOADS; i++)
+        v[i] = first + i * THREADS < n ? data[first + i * THREADS] : make_uint4(0, 0, 0, 0);
+    unsigned all = 0;
+#pragma unroll
+    for (int i = 0; i < SWEEP_LOADS; i++) {
+        all |= v[i].x & v[i].y & v[i].z & v[i].w;
+        v[i].x++;
+        if (update && first + i * THREADS < n)
+            data[first + i * THREADS] = v[i];
+    }
+    if (!update && all == 0xffffffffu && first == n) /* never: keeps the loads */
+        data[0].x = all;
+}
+
+tpl_code card_sweep(gpu_queue *q, void *data, size_t bytes, bool update, tpl_err *e)
+{
+    int64_t n = (int64_t)(bytes / 16), each = (int64_t)THREADS * SWEEP_LOADS;
+    sweep_kernel<<<(unsigned)((n + each - 1) / each), THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>((uint4 *)data, n,
+                                                                                                       update);
+    return cu_launched("sweep", e);
 }

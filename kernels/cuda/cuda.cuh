@@ -52,15 +52,15 @@ template <> struct cu_type<cu_bf16> {
 };
 
 /* Calls the lambda with a value of the C++ type that a tpl_dtype names; f32 or bf16. */
-#define CU_BY_TYPE(dtype_, T, ...)         \
-    do {                                   \
-        if ((dtype_) == DT_F32) {          \
-            typedef float T;               \
-            __VA_ARGS__;                   \
-        } else {                           \
-            typedef cu_bf16 T;             \
-            __VA_ARGS__;                   \
-        }                                  \
+#define CU_BY_TYPE(dtype_, T, ...)                                                                                     \
+    do {                                                                                                               \
+        if ((dtype_) == DT_F32) {                                                                                      \
+            typedef float T;                                                                                           \
+            __VA_ARGS__;                                                                                               \
+        } else {                                                                                                       \
+            typedef cu_bf16 T;                                                                                         \
+            __VA_ARGS__;                                                                                               \
+        }                                                                                                              \
     } while (0)
 
 static __device__ __forceinline__ float cu_get(float v)
@@ -137,7 +137,8 @@ static inline cu_cache cu_cache_of(const kv_view *kv)
 
 static inline cu_batch cu_batch_of(const batch_view *b)
 {
-    cu_batch c = {b->row_seq, b->row_pos, b->seq_row0, b->seq_prefix, b->seq_open, b->row_mask, b->mask_words, b->n_rows};
+    cu_batch c = {b->row_seq,  b->row_pos,  b->seq_row0,   b->seq_prefix,
+                  b->seq_open, b->row_mask, b->mask_words, b->n_rows};
     return c;
 }
 

@@ -1,8 +1,7 @@
-/* cuda.h - the CUDA backend: activations bf16 or f32, weights of the same type, caches bf16 or f32, everything enqueued.
- * For:    the rows of backend "cuda" (table.c) and their drivers (*.cu).
- * Enter:  kernels/cuda only.
- * Owns:   nothing; scratch is the caller's and lies on the card.
- * Fails:  TPL_E_DEVICE where a launch or cuBLAS fails. Shapes and types were checked. */
+/* cuda.h - the CUDA backend: activations bf16 or f32, weights of the same type, caches bf16 or f32, everything
+ * enqueued. For:    the rows of backend "cuda" (table.c) and their drivers (*.cu). Enter:  kernels/cuda only. Owns:
+ * nothing; scratch is the caller's and lies on the card. Fails:  TPL_E_DEVICE where a launch or cuBLAS fails. Shapes
+ * and types were checked. */
 #ifndef TPL_KERNELS_CUDA_CUDA_H
 #define TPL_KERNELS_CUDA_CUDA_H
 
@@ -29,15 +28,16 @@ bool cuda_grouped_has(const op_moe_experts *o);
 
 size_t cuda_scratch_flash_latent(const op_call *call);
 size_t cuda_scratch_flash_gqa(const op_call *call);
-size_t cuda_scratch_attn_mha(const op_call *call);   /* of both rungs */
+size_t cuda_scratch_attn_mha(const op_call *call); /* of both rungs */
 size_t cuda_scratch_moe_route(const op_call *call);
 size_t cuda_scratch_moe_experts(const op_call *call); /* of both rungs */
 
 int cuda_sm_count(void); /* of the current card; 132 where there is none, to count */
 int cuda_block_shared_bytes(void);
 
-/* dst [n_tok, o->lat] of the activations' type, packed: latents of local tokens [first, first + n_tok) of a sequence; rows
- * past the sequence's end are zero. Then xk [n_tok, heads, nope] and xv [n_tok, heads, v_dim] by matrix products. */
+/* dst [n_tok, o->lat] of the activations' type, packed: latents of local tokens [first, first + n_tok) of a sequence;
+ * rows past the sequence's end are zero. Then xk [n_tok, heads, nope] and xv [n_tok, heads, v_dim] by matrix products.
+ */
 typedef struct {
     void *latents, *keys, *values;
     float *state, *state_lse; /* [rows, heads, v_dim], [rows, heads]; NULL where one block does */
@@ -45,7 +45,8 @@ typedef struct {
 } mha_space;
 
 size_t cuda_mha_layout(const op_attn_mha *o, void *base, mha_space *s);
-tpl_code cuda_mha_expand(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, int32_t seq, int32_t first, int32_t n_tok, tpl_err *e);
+tpl_code cuda_mha_expand(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, int32_t seq, int32_t first,
+                         int32_t n_tok, tpl_err *e);
 
 /* One product of the dense kind: out [rows, n] (+)= x [rows, k] w [n, k]^T, `batch` times with strides. */
 typedef struct {

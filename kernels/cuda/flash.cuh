@@ -1,17 +1,16 @@
-/* flash.cuh - attention on matrix units, second rung: mma.sync m16n8k16 in bf16 with f32 sums, from compute capability 8.0.
- * For:    flash_latent.cu, flash_gqa.cu, flash_mha.cu: the same kernel over three sources of keys and values.
- * Enter:  kernels/cuda only.
- * Owns:   nothing.
- * Fails:  never; launchers check.
+/* flash.cuh - attention on matrix units, second rung: mma.sync m16n8k16 in bf16 with f32 sums, from compute
+ * capability 8.0. For:    flash_latent.cu, flash_gqa.cu, flash_mha.cu: the same kernel over three sources of keys and
+ * values. Enter:  kernels/cuda only. Owns:   nothing. Fails:  never; launchers check.
  *
- * A block owns MT query vectors (rows x the heads that share a key head, heads fastest) of one sequence and key head, and one
- * of n_splits equal shares of the tokens they may see; shares follow the lengths on the card, their number only the batch's
- * shape. It walks its share in tiles of TN tokens, two in flight. Its warps stand WM x WN: WM = MT / 16 over the queries, WN
- * over a tile's tokens for the scores and over the value columns for the sums.
+ * A block owns MT query vectors (rows x the heads that share a key head, heads fastest) of one sequence and key head,
+ * and one of n_splits equal shares of the tokens they may see; shares follow the lengths on the card, their number only
+ * the batch's shape. It walks its share in tiles of TN tokens, two in flight. Its warps stand WM x WN: WM = MT / 16
+ * over the queries, WN over a tile's tokens for the scores and over the value columns for the sums.
  *
  * Shared memory: queries [MT][DK], two stages of keys [TN][DK] and, unless values are the first DV columns of the keys,
- * values [TN][DV]; probabilities [MT][TN] where WN > 1. Rows are cut into 16-byte chunks; chunk c of row r lies at c ^ (r % 8),
- * so that the eight rows of an ldmatrix touch all banks. Tokens past the end are zero: 0 x NaN would not be. */
+ * values [TN][DV]; probabilities [MT][TN] where WN > 1. Rows are cut into 16-byte chunks; chunk c of row r lies at c ^
+ * (r % 8), so that the eight rows of an ldmatrix touch all banks. Tokens past the end are zero: 0 x NaN would not be.
+ */
 #ifndef TPL_KERNELS_CUDA_FLASH_CUH
 #define TPL_KERNELS_CUDA_FLASH_CUH
 
@@ -20,14 +19,28 @@
 /* Two-part rows: DK1 columns from one place, DK2 from another (rope parts). SHARED: values are the first DV columns. */
 template <int DK1_, int DK2_, int DV_, bool SHARED_, int MT_, int TN_, int WARPS_> struct flash_shape {
     enum {
-        DK1 = DK1_, DK2 = DK2_, DK = DK1_ + DK2_, DV = DV_, MT = MT_, TN = TN_, WARPS = WARPS_, THREADS = 32 * WARPS_,
-        WM = MT_ / 16, WN = WARPS_ / (MT_ / 16),
-        CHUNKS_K = DK / 8, PITCH_K = (DK / 8 + 7) / 8 * 8, /* of a row, in 16-byte chunks */
-        CHUNKS_V = DV / 8, PITCH_V = (DV / 8 + 7) / 8 * 8,
+        DK1 = DK1_,
+        DK2 = DK2_,
+        DK = DK1_ + DK2_,
+        DV = DV_,
+        MT = MT_,
+        TN = TN_,
+        WARPS = WARPS_,
+        THREADS = 32 * WARPS_,
+        WM = MT_ / 16,
+        WN = WARPS_ / (MT_ / 16),
+        CHUNKS_K = DK / 8,
+        PITCH_K = (DK / 8 + 7) / 8 * 8, /* of a row, in 16-byte chunks */
+        CHUNKS_V = DV / 8,
+        PITCH_V = (DV / 8 + 7) / 8 * 8,
         PITCH_P = 8 > TN_ / 8 ? 8 : TN_ / 8,
-        Q_CHUNKS = MT * PITCH_K, K_CHUNKS = TN * PITCH_K, V_CHUNKS = SHARED_ ? 0 : TN * PITCH_V,
-        STAGE_CHUNKS = K_CHUNKS + V_CHUNKS, P_CHUNKS = WN > 1 ? MT * PITCH_P : 0,
-        N_S = TN / WN / 8, N_O = DV / WN / 8, /* 8-column tiles of a warp: scores, sums */
+        Q_CHUNKS = MT * PITCH_K,
+        K_CHUNKS = TN * PITCH_K,
+        V_CHUNKS = SHARED_ ? 0 : TN * PITCH_V,
+        STAGE_CHUNKS = K_CHUNKS + V_CHUNKS,
+        P_CHUNKS = WN > 1 ? MT *PITCH_P : 0,
+        N_S = TN / WN / 8,
+        N_O = DV / WN / 8, /* 8-column tiles of a warp: scores, sums */
         EXTRA_BYTES = (2 * WN * MT) * 4 + 2 * TN * 8,
         SHARED_BYTES = (Q_CHUNKS + 2 * STAGE_CHUNKS + P_CHUNKS) * 16 + EXTRA_BYTES
     };
@@ -96,7 +109,9 @@ static __device__ __forceinline__ void load_x4_turned(unsigned r[4], const uint4
 
 static __device__ __forceinline__ void load_x2(unsigned r[2], const uint4 *at)
 {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(smem_at(at)));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(smem_at(at)));
 }
 
 static __device__ __forceinline__ void load_x2_turned(unsigned r[2], const uint4 *at)
@@ -131,7 +146,7 @@ static __device__ __forceinline__ int chunk_at(int r, int c, int pitch)
 /* The share of tokens of one block: tiles [tile0, tile1) of TN tokens. */
 typedef struct {
     int seq, row0, n_vectors, m0, kv_head, split;
-    int n_tok; /* no query of the block sees a token from here on */
+    int n_tok;                     /* no query of the block sees a token from here on */
     int tile0, tile1, clear_slots; /* every query sees all slots below clear_slots */
 } flash_span;
 
@@ -182,8 +197,8 @@ static __device__ __forceinline__ void find_rows(const flash_args &a, const flas
 }
 
 template <typename S>
-static __device__ __forceinline__ void load_tile(const flash_args &a, const flash_span &s, int tile, const int64_t *rows,
-                                                 uint4 *stage)
+static __device__ __forceinline__ void load_tile(const flash_args &a, const flash_span &s, int tile,
+                                                 const int64_t *rows, uint4 *stage)
 {
     const cu_bf16 *pages = (const cu_bf16 *)a.kv.pages;
     for (int i = threadIdx.x; i < S::TN * S::CHUNKS_K; i += S::THREADS) {
@@ -257,7 +272,8 @@ static __device__ __forceinline__ void sum_step(const unsigned a[4], const uint4
     }
 }
 
-/* The running softmax of the two query vectors whose values a thread holds: vectors lane / 4 and lane / 4 + 8 of a warp's 16. */
+/* The running softmax of the two query vectors whose values a thread holds: vectors lane / 4 and lane / 4 + 8 of a
+ * warp's 16. */
 typedef struct {
     float top[2], sum[2]; /* log2 domain; sum only over this thread's columns */
     cu_sight sight[2];
@@ -277,7 +293,8 @@ static __device__ __forceinline__ void mask_tile(const flash_args &a, const flas
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int t = t0 + (wn * S::N_S + n) * 8 + lane % 4 * 2 + i % 2;
-            bool seen = clear || (t < s.n_tok && t >= a.first && w.there[i / 2] && cu_sees(w.sight[i / 2], t * a.kv.mod + a.kv.rem));
+            bool seen = clear || (t < s.n_tok && t >= a.first && w.there[i / 2] &&
+                                  cu_sees(w.sight[i / 2], t * a.kv.mod + a.kv.rem));
             v[n][i] = seen ? v[n][i] * a.scale_log2 : -INFINITY;
             top[i / 2] = fmaxf(top[i / 2], v[n][i]);
         }
@@ -334,15 +351,16 @@ static __device__ __forceinline__ void soften(const float top[2], flash_rows *w,
 }
 
 template <typename S>
-static __device__ __forceinline__ void sum_tile(float v[S::N_S][4], uint4 *p, const uint4 *values, int pitch, int wm, int wn,
-                                                float o[S::N_O][4])
+static __device__ __forceinline__ void sum_tile(float v[S::N_S][4], uint4 *p, const uint4 *values, int pitch, int wm,
+                                                int wn, float o[S::N_O][4])
 {
     int lane = threadIdx.x % 32;
     if constexpr (S::WN == 1) {
 #pragma unroll
         for (int step = 0; step < S::TN / 16; step++) {
             unsigned a[4] = {pack(v[2 * step][0], v[2 * step][1]), pack(v[2 * step][2], v[2 * step][3]),
-                             pack(v[2 * step + 1][0], v[2 * step + 1][1]), pack(v[2 * step + 1][2], v[2 * step + 1][3])};
+                             pack(v[2 * step + 1][0], v[2 * step + 1][1]),
+                             pack(v[2 * step + 1][2], v[2 * step + 1][3])};
             sum_step<S>(a, values, pitch, step, 0, o);
         }
     } else {
@@ -389,11 +407,11 @@ template <typename S> static __device__ __forceinline__ void share_sum(float *sp
     }
 }
 
-/* One vector's columns of this thread, to out, or to its part. Where a state of earlier tokens is joined, every thread of
- * the vector must have read the state's lse before one of them replaces it: hence two calls of the pieces. */
+/* One vector's columns of this thread, to out, or to its part. Where a state of earlier tokens is joined, every thread
+ * of the vector must have read the state's lse before one of them replaces it: hence two calls of the pieces. */
 template <typename S>
-static __device__ __forceinline__ void store_vector(const flash_args &a, int64_t row, int head, int64_t at, int wn, int half,
-                                                    float by_new, float by_old, const float o[S::N_O][4])
+static __device__ __forceinline__ void store_vector(const flash_args &a, int64_t row, int head, int64_t at, int wn,
+                                                    int half, float by_new, float by_old, const float o[S::N_O][4])
 {
 #pragma unroll
     for (int n = 0; n < S::N_O; n++) {
@@ -419,8 +437,8 @@ static __device__ __forceinline__ void store_vector(const flash_args &a, int64_t
 }
 
 template <typename S>
-static __device__ __forceinline__ void store(const flash_args &a, const flash_span &s, int wm, int wn, const flash_rows &w,
-                                             const float o[S::N_O][4])
+static __device__ __forceinline__ void store(const flash_args &a, const flash_span &s, int wm, int wn,
+                                             const flash_rows &w, const float o[S::N_O][4])
 {
     float lse[2], by_new[2], by_old[2];
     int64_t at[2], row[2];
@@ -452,7 +470,8 @@ static __device__ __forceinline__ void store(const flash_args &a, const flash_sp
     }
 }
 
-template <typename S> static __device__ __forceinline__ flash_rows rows_of(const flash_args &a, const flash_span &s, int wm)
+template <typename S>
+static __device__ __forceinline__ flash_rows rows_of(const flash_args &a, const flash_span &s, int wm)
 {
     flash_rows w;
 #pragma unroll
@@ -467,7 +486,8 @@ template <typename S> static __device__ __forceinline__ flash_rows rows_of(const
 }
 
 /* grid (tiles of MT vectors, key heads x splits, sequences from seq0). */
-template <typename S> static __global__ void __launch_bounds__(S::THREADS) flash_kernel(const __grid_constant__ flash_args a)
+template <typename S>
+static __global__ void __launch_bounds__(S::THREADS) flash_kernel(const __grid_constant__ flash_args a)
 {
     extern __shared__ uint4 space[];
     uint4 *q = space, *stages = q + S::Q_CHUNKS, *p = stages + 2 * S::STAGE_CHUNKS;
@@ -541,7 +561,8 @@ static __global__ void flash_join_kernel(const float *part_o, const float *part_
 /* ---- launching ---- */
 
 /* So many shares that the blocks fill the card about once, and no share is under two tiles. */
-template <typename S> static int flash_splits(int64_t vectors, int kv_heads, int n_seqs, int64_t tokens, int blocks_an_sm)
+template <typename S>
+static int flash_splits(int64_t vectors, int kv_heads, int n_seqs, int64_t tokens, int blocks_an_sm)
 {
     int64_t blocks = (vectors + S::MT - 1) / S::MT * kv_heads * n_seqs, room = (int64_t)cuda_sm_count() * blocks_an_sm;
     int64_t most = tokens / (2 * S::TN), n = blocks > 0 ? room / blocks : 1;
@@ -568,7 +589,8 @@ static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int
 {
     static unsigned ready;
     if (!cu_done_here(&ready)) {
-        cudaError_t rc = cudaFuncSetAttribute(flash_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
+        cudaError_t rc =
+            cudaFuncSetAttribute(flash_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
         if (rc != cudaSuccess)
             return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s", (int)S::SHARED_BYTES,
                             cudaGetErrorString(rc));
@@ -588,8 +610,9 @@ static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int
     if (whole)
         return TPL_OK;
     dim3 all((unsigned)a.batch.n_rows, (unsigned)a.heads);
-    flash_join_kernel<<<all, S::DV < 256 ? (int)S::DV : 256, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out,
-                                                                                  a.out_stride, a.lse, a.lse_stride);
+    int threads = S::DV < 256 ? (int)S::DV : 256;
+    flash_join_kernel<<<all, threads, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out, a.out_stride,
+                                                           a.lse, a.lse_stride);
     return cu_launched(name, e);
 }
 

@@ -1,7 +1,7 @@
-/* attn_gqa on matrix units: the vectors of a block are the heads that share a key head, of neighbouring rows. Decode has few
- * (16 a block, warps side by side over tokens and columns), prefill many (64 a block, warps one above the other).
- * bytes  2 * (2 rows * heads * dim + 2 tokens * kv_heads * dim); flops 4 * heads * pairs * dim; bound memory in decode
- * check  ref, tolerance "bf16_attn". */
+/* attn_gqa on matrix units: the vectors of a block are the heads that share a key head, of neighbouring rows. Decode
+ * has few (16 a block, warps side by side over tokens and columns), prefill many (64 a block, warps one above the
+ * other). bytes  2 * (2 rows * heads * dim + 2 tokens * kv_heads * dim); flops 4 * heads * pairs * dim; bound memory in
+ * decode check  ref, tolerance "bf16_attn". */
 #include "kernels/cuda/flash.cuh"
 
 typedef flash_shape<128, 0, 128, false, 16, 64, 4> few_128;
@@ -26,8 +26,8 @@ bool cuda_flash_has_gqa(const op_attn_gqa *o)
 size_t cuda_scratch_flash_gqa(const op_call *call)
 {
     size_t bytes = 0;
-#define BYTES(dim)                                                                                         \
-    if (call->attn_gqa.head_dim == dim)                                                                    \
+#define BYTES(dim)                                                                                                     \
+    if (call->attn_gqa.head_dim == dim)                                                                                \
         bytes = flash_part_bytes<many_##dim>(flash_blocks_an_sm<many_##dim>() * 2);
     EACH_DIM(BYTES)
 #undef BYTES
@@ -66,8 +66,8 @@ tpl_code cuda_flash_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     bool few = (int64_t)o->batch->max_seq_rows * (o->heads / o->kv_heads) <= 16;
     if (o->batch->n_rows == 0)
         return TPL_OK;
-#define RUN(dim)              \
-    if (o->head_dim == dim)   \
+#define RUN(dim)                                                                                                       \
+    if (o->head_dim == dim)                                                                                            \
         return few ? run<few_##dim>(ctx, o, e) : run<many_##dim>(ctx, o, e);
     EACH_DIM(RUN)
 #undef RUN

@@ -1,8 +1,7 @@
-/* attn_latent on matrix units: all heads of a rank share one latent, so that a block's 64 vectors are heads of one row (or of
- * neighbouring rows), and keys are read once for all of them.
- * bytes  2 * (rows * heads * (2 lat + rope) + tokens * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope)
- * bound  memory up to about 128 vectors a token on a card of 300 FLOPs a byte
- * check  ref, tolerance "bf16_attn"; shapes below, one instance each. */
+/* attn_latent on matrix units: all heads of a rank share one latent, so that a block's 64 vectors are heads of one row
+ * (or of neighbouring rows), and keys are read once for all of them. bytes  2 * (rows * heads * (2 lat + rope) + tokens
+ * * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope) bound  memory up to about 128 vectors a token on a card of
+ * 300 FLOPs a byte check  ref, tolerance "bf16_attn"; shapes below, one instance each. */
 #include "kernels/cuda/flash.cuh"
 
 /* lat, rope; tile of tokens where 227 KiB of shared memory can be had, and where only 163 KiB can. */
@@ -14,19 +13,20 @@ typedef flash_shape<64, 16, 64, true, 16, 64, 4> latent_64;
 typedef flash_shape<32, 16, 32, true, 16, 64, 4> latent_32;
 typedef flash_shape<16, 16, 16, true, 16, 32, 2> latent_16;
 
-#define EACH_SHAPE(X)           \
-    X(512, 64, latent_512_small) \
-    X(512, 64, latent_512)      \
-    X(256, 64, latent_256)      \
-    X(128, 64, latent_128)      \
-    X(64, 16, latent_64)        \
-    X(32, 16, latent_32)        \
+#define EACH_SHAPE(X)                                                                                                  \
+    X(512, 64, latent_512_small)                                                                                       \
+    X(512, 64, latent_512)                                                                                             \
+    X(256, 64, latent_256)                                                                                             \
+    X(128, 64, latent_128)                                                                                             \
+    X(64, 16, latent_64)                                                                                               \
+    X(32, 16, latent_32)                                                                                               \
     X(16, 16, latent_16)
 
 bool cuda_flash_has_latent(const op_attn_latent *o)
 {
     bool has = false;
-#define HAS(lat_, rope_, S) has = has || (o->lat == lat_ && o->rope == rope_ && (int)S::SHARED_BYTES <= cuda_block_shared_bytes());
+#define HAS(lat_, rope_, S)                                                                                            \
+    has = has || (o->lat == lat_ && o->rope == rope_ && (int)S::SHARED_BYTES <= cuda_block_shared_bytes());
     EACH_SHAPE(HAS)
 #undef HAS
     return has && flash_aligned(o->q_lat.data, o->q_lat.stride, o->q_lat_head_stride, o->lat_off) &&
@@ -38,8 +38,8 @@ size_t cuda_scratch_flash_latent(const op_call *call)
 {
     const op_attn_latent *o = &call->attn_latent;
     size_t bytes = 0;
-#define BYTES(lat_, rope_, S)                  \
-    if (o->lat == lat_ && o->rope == rope_)    \
+#define BYTES(lat_, rope_, S)                                                                                          \
+    if (o->lat == lat_ && o->rope == rope_)                                                                            \
         bytes = flash_part_bytes<S>(flash_blocks_an_sm<S>());
     EACH_SHAPE(BYTES)
 #undef BYTES
@@ -78,9 +78,9 @@ tpl_code cuda_flash_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     const op_attn_latent *o = &call->attn_latent;
     if (o->batch->n_rows == 0)
         return TPL_OK;
-#define RUN(lat_, rope_, S)                                                                                   \
-    if (o->lat == lat_ && o->rope == rope_ && (int)S::SHARED_BYTES <= cuda_block_shared_bytes() &&            \
-        ((int)S::TN == 64 || lat_ != 512 || (int)latent_512::SHARED_BYTES > cuda_block_shared_bytes()))       \
+#define RUN(lat_, rope_, S)                                                                                            \
+    if (o->lat == lat_ && o->rope == rope_ && (int)S::SHARED_BYTES <= cuda_block_shared_bytes() &&                     \
+        ((int)S::TN == 64 || lat_ != 512 || (int)latent_512::SHARED_BYTES > cuda_block_shared_bytes()))                \
         return run<S>(ctx, o, e);
     EACH_SHAPE(RUN)
 #undef RUN

@@ -1,4 +1,5 @@
-/* The multi-head form of MLA: latents of a block of tokens gathered into one array, keys and values by matrix products. */
+/* The multi-head form of MLA: latents of a block of tokens gathered into one array, keys and values by matrix products.
+ */
 #include "kernels/cuda/cuda.cuh"
 
 enum { SPACE_BYTES = 256 << 20, TOKENS = 64 }; /* of expanded keys and values; blocks are whole multiples of TOKENS */
@@ -54,9 +55,19 @@ static tpl_code expand(kernel_ctx *ctx, const head_mat *w, const void *latents, 
 {
     bool joined = w->head_stride == (int64_t)w->rows * w->row_stride;
     int64_t wide = (int64_t)w->heads * w->rows;
-    cuda_product p = {.rows = n_tok, .n = joined ? wide : w->rows, .k = w->cols, .ldx = w->cols, .ldw = w->row_stride,
-                      .ldo = wide, .x_step = 0, .w_step = joined ? 0 : w->head_stride, .out_step = joined ? 0 : w->rows,
-                      .batch = joined ? 1 : w->heads, .in = w->dtype, .out = w->dtype, .w_transposed = false,
+    cuda_product p = {.rows = n_tok,
+                      .n = joined ? wide : w->rows,
+                      .k = w->cols,
+                      .ldx = w->cols,
+                      .ldw = w->row_stride,
+                      .ldo = wide,
+                      .x_step = 0,
+                      .w_step = joined ? 0 : w->head_stride,
+                      .out_step = joined ? 0 : w->rows,
+                      .batch = joined ? 1 : w->heads,
+                      .in = w->dtype,
+                      .out = w->dtype,
+                      .w_transposed = false,
                       .accumulate = false};
     return cuda_multiply(ctx, &p, latents, w->data, out, e);
 }
@@ -68,8 +79,8 @@ tpl_code cuda_mha_expand(kernel_ctx *ctx, const op_attn_mha *o, const mha_space 
     cu_batch b = cu_batch_of(o->batch);
     CU_BY_TYPE(o->out.dtype, T,
                CU_BY_TYPE(o->kv.dtype, K,
-                          gather_kernel<T, K><<<(unsigned)n_tok, 128, 0, cu_stream(ctx)>>>((T *)s->latents, o->lat,
-                                                                                           o->lat_off, kv, b, seq, first)));
+                          gather_kernel<T, K><<<(unsigned)n_tok, 128, 0, cu_stream(ctx)>>>(
+                              (T *)s->latents, o->lat, o->lat_off, kv, b, seq, first)));
     TPL_TRY(cu_launched("attn_mha", e));
     TPL_TRY(expand(ctx, &o->w_uk, s->latents, n_tok, s->keys, e));
     return expand(ctx, &o->w_uv, s->latents, n_tok, s->values, e);

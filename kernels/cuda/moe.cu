@@ -151,12 +151,33 @@ tpl_code cuda_moe_route(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_moe_route *o = &call->moe_route;
     int n = (int)o->w.rows;
-    cuda_product p = {.rows = o->x.rows, .n = n, .k = o->w.cols, .ldx = o->x.stride, .ldw = o->w.stride, .ldo = n,
-                      .x_step = 0, .w_step = 0, .out_step = 0, .batch = 1, .in = o->x.dtype, .out = DT_F32,
-                      .w_transposed = false, .accumulate = false};
-    route_args a = {(const float *)ctx->scratch, (const float *)o->bias.data, (int32_t *)o->ids.data,
-                    (float *)o->weights.data, o->ids.stride, o->weights.stride, n, o->top_k, o->n_group, o->topk_group,
-                    o->scoring == MOE_SIGMOID, o->normalise, o->scale};
+    cuda_product p = {.rows = o->x.rows,
+                      .n = n,
+                      .k = o->w.cols,
+                      .ldx = o->x.stride,
+                      .ldw = o->w.stride,
+                      .ldo = n,
+                      .x_step = 0,
+                      .w_step = 0,
+                      .out_step = 0,
+                      .batch = 1,
+                      .in = o->x.dtype,
+                      .out = DT_F32,
+                      .w_transposed = false,
+                      .accumulate = false};
+    route_args a = {(const float *)ctx->scratch,
+                    (const float *)o->bias.data,
+                    (int32_t *)o->ids.data,
+                    (float *)o->weights.data,
+                    o->ids.stride,
+                    o->weights.stride,
+                    n,
+                    o->top_k,
+                    o->n_group,
+                    o->topk_group,
+                    o->scoring == MOE_SIGMOID,
+                    o->normalise,
+                    o->scale};
     size_t space = (size_t)(2 * n + o->n_group) * sizeof(float) + (size_t)(n + o->n_group);
     if (o->x.rows == 0)
         return TPL_OK;
@@ -165,7 +186,8 @@ tpl_code cuda_moe_route(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     return cu_launched("moe_route", e);
 }
 
-/* ---- experts, first rung: a warp a value, for any shape; each weight is read once a route, so that it suits few rows ---- */
+/* ---- experts, first rung: a warp a value, for any shape; each weight is read once a route, so that it suits few rows
+ * ---- */
 
 /* Matrices of n_local experts at equal distances. */
 template <typename T> struct expert_set {
@@ -250,8 +272,8 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) outer_ke
         int64_t expert = a.ids[row * a.ids_stride + k] - a.expert0;
         if (expert < 0 || expert >= a.n_local)
             continue;
-        float y = warp_dot(a.inner + (row * a.top_k + k) * a.ffn, a.down.data + expert * a.down.step + c * a.down.stride,
-                           a.ffn, a.wide);
+        float y = warp_dot(a.inner + (row * a.top_k + k) * a.ffn,
+                           a.down.data + expert * a.down.step + c * a.down.stride, a.ffn, a.wide);
         sum += a.weights[row * a.weights_stride + k] * y;
     }
     if (threadIdx.x % 32 == 0)
@@ -260,7 +282,8 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) outer_ke
 
 template <typename T> static bool is_wide(const expert_args<T> &a)
 {
-    int64_t all = a.x_stride | a.gate.stride | a.gate.step | a.up.stride | a.up.step | a.down.stride | a.down.step | a.ffn | a.dim;
+    int64_t all = a.x_stride | a.gate.stride | a.gate.step | a.up.stride | a.up.step | a.down.stride | a.down.step |
+                  a.ffn | a.dim;
     uintptr_t at = (uintptr_t)a.x | (uintptr_t)a.gate.data | (uintptr_t)a.up.data | (uintptr_t)a.down.data;
     return all % 8 == 0 && at % 16 == 0;
 }
@@ -290,7 +313,8 @@ template <typename T> static tpl_code run_experts(kernel_ctx *ctx, const op_moe_
     a.dim = (int)o->x.cols;
     a.wide = is_wide(a);
     a.accumulate = o->accumulate;
-    dim3 inner((unsigned)(a.ffn + WARPS - 1) / WARPS, rows * (unsigned)a.top_k), outer((unsigned)(a.dim + WARPS - 1) / WARPS, rows);
+    dim3 inner((unsigned)(a.ffn + WARPS - 1) / WARPS, rows * (unsigned)a.top_k),
+        outer((unsigned)(a.dim + WARPS - 1) / WARPS, rows);
     if (rows == 0)
         return TPL_OK;
     inner_kernel<T><<<inner, THREADS, 0, cu_stream(ctx)>>>(a);

@@ -1,7 +1,7 @@
-/* Experts, second rung: grouped products on matrix units for many rows. Routes are sorted by expert on the card; the number of
- * tiles that a launch covers is an upper bound known from the shape, and blocks past the last tile end at once.
- * bytes  experts hit * 6 * dim * ffn; flops 6 * routes * dim * ffn; bound: memory until some tens of routes an expert
- * check  ref, tolerance "bf16_experts". */
+/* Experts, second rung: grouped products on matrix units for many rows. Routes are sorted by expert on the card; the
+ * number of tiles that a launch covers is an upper bound known from the shape, and blocks past the last tile end at
+ * once. bytes  experts hit * 6 * dim * ffn; flops 6 * routes * dim * ffn; bound: memory until some tens of routes an
+ * expert check  ref, tolerance "bf16_experts". */
 #include "kernels/cuda/flash.cuh"
 
 enum { TILE_M = 64, TILE_N = 64, TILE_K = 64, THREADS = 128, STAGES = 3, SORT_THREADS = 1024, MAX_EXPERTS = 1024 };
@@ -49,16 +49,17 @@ bool cuda_grouped_has(const op_moe_experts *o)
     if (!shapes || !flash_aligned(o->x.data, o->x.stride, 0, 0))
         return false;
     for (int i = 0; o->gate && o->gate[0].data && i < o->n_local; i++)
-        if (!flash_aligned(o->gate[i].data, o->gate[i].stride, 0, 0) || !flash_aligned(o->up[i].data, o->up[i].stride, 0, 0) ||
+        if (!flash_aligned(o->gate[i].data, o->gate[i].stride, 0, 0) ||
+            !flash_aligned(o->up[i].data, o->up[i].stride, 0, 0) ||
             !flash_aligned(o->down[i].data, o->down[i].stride, 0, 0))
             return false;
     return true;
 }
 
-/* One block: counts, sums up, and places each route in its expert's range in the order of routes, so that results do not
- * depend on timing: a thread owns an expert and reads all routes. */
-static __global__ void __launch_bounds__(SORT_THREADS) sort_kernel(const int32_t *ids, int64_t ids_stride, int top_k, int routes,
-                                                                   int expert0, int n_local, group_space s)
+/* One block: counts, sums up, and places each route in its expert's range in the order of routes, so that results do
+ * not depend on timing: a thread owns an expert and reads all routes. */
+static __global__ void __launch_bounds__(SORT_THREADS)
+    sort_kernel(const int32_t *ids, int64_t ids_stride, int top_k, int routes, int expert0, int n_local, group_space s)
 {
     __shared__ int32_t count[MAX_EXPERTS + 1], tiles[MAX_EXPERTS + 1];
     for (int x = threadIdx.x; x < n_local; x += SORT_THREADS)
@@ -123,8 +124,8 @@ static __device__ __forceinline__ int expert_of(const group_args &g, int tile)
 }
 
 /* Loads [64, TILE_K] of A and B (and B2) at column k0. rows: element offsets of A's rows, -1: none. */
-static __device__ __forceinline__ void load_stage(const group_args &g, const int64_t *rows, const cu_bf16 *b, const cu_bf16 *b2,
-                                                  int k0, uint4 *stage)
+static __device__ __forceinline__ void load_stage(const group_args &g, const int64_t *rows, const cu_bf16 *b,
+                                                  const cu_bf16 *b2, int k0, uint4 *stage)
 {
     for (int i = threadIdx.x; i < TILE_CHUNKS; i += THREADS) {
         int r = i / PITCH, c = i % PITCH, at = chunk_at(r, c, PITCH);
@@ -153,8 +154,8 @@ static __device__ __forceinline__ void multiply_stage(const uint4 *a, const uint
     }
 }
 
-static __device__ __forceinline__ void store_tile(const group_args &g, int first, int n_rows, int n0, const float c[8][4],
-                                                  const float u[8][4])
+static __device__ __forceinline__ void store_tile(const group_args &g, int first, int n_rows, int n0,
+                                                  const float c[8][4], const float u[8][4])
 {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -189,7 +190,8 @@ static __global__ void __launch_bounds__(THREADS) group_kernel(const __grid_cons
         rows[threadIdx.x] = (int)threadIdx.x < n_rows ? (g.by_row ? g.s.route[at] / g.top_k : at) * g.a_stride : -1;
     }
     __syncthreads();
-    const cu_bf16 *b = g.b + x * g.b_step + n0 * g.b_stride, *b2 = g.b2 ? g.b2 + x * g.b2_step + n0 * g.b2_stride : NULL;
+    const cu_bf16 *b = g.b + x * g.b_step + n0 * g.b_stride,
+                  *b2 = g.b2 ? g.b2 + x * g.b2_step + n0 * g.b2_stride : NULL;
     float c[8][4] = {}, u[8][4] = {};
     int n_steps = g.k / TILE_K;
     for (int i = 0; i < STAGES - 1; i++) {
@@ -235,7 +237,8 @@ static tpl_code launch_group(kernel_ctx *ctx, const group_args &g, int routes, t
     size_t bytes = (size_t)STAGES * 3 * TILE_CHUNKS * 16;
     int most = g.n_local < routes ? g.n_local : routes;
     dim3 grid((unsigned)(g.n / TILE_N), (unsigned)(most + routes / TILE_M));
-    if (!cu_done_here(&ready) && cudaFuncSetAttribute(group_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
+    if (!cu_done_here(&ready) &&
+        cudaFuncSetAttribute(group_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
         return tpl_fail(e, TPL_E_DEVICE, "moe_experts", "needs %zu bytes of shared memory a block", bytes);
     group_kernel<<<grid, THREADS, bytes, cu_stream(ctx)>>>(g);
     return cu_launched("moe_experts", e);
@@ -280,8 +283,8 @@ tpl_code cuda_grouped_experts(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     out.n = (int)o->x.cols;
     out.k = o->ffn;
     TPL_TRY(launch_group(ctx, out, routes, e));
-    gather_kernel<<<(unsigned)o->x.rows, 256, 0, cu_stream(ctx)>>>(g.s.y, ids, o->ids.stride, (const float *)o->weights.data,
-                                                                   o->weights.stride, top_k, o->expert0, n, (cu_bf16 *)o->out.data,
-                                                                   o->out.stride, (int)o->out.cols, o->accumulate);
+    gather_kernel<<<(unsigned)o->x.rows, 256, 0, cu_stream(ctx)>>>(
+        g.s.y, ids, o->ids.stride, (const float *)o->weights.data, o->weights.stride, top_k, o->expert0, n,
+        (cu_bf16 *)o->out.data, o->out.stride, (int)o->out.cols, o->accumulate);
     return cu_launched("moe_experts", e);
 }

@@ -163,17 +163,17 @@ tpl_code cuda_rope(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     dim3 grid((unsigned)o->x.rows, (unsigned)((o->heads + group - 1) / group));
     size_t space = (size_t)group * (size_t)o->dim * sizeof(float);
     CU_BY_TYPE(o->x.dtype, T,
-               rope_kernel<T><<<grid, THREADS, space, cu_stream(ctx)>>>(view<T>(&o->x), o->heads, o->head_stride, o->dim,
-                                                                        o->cos, o->sin, o->interleaved,
-                                                                        o->batch->row_pos, group));
+               rope_kernel<T>
+               <<<grid, THREADS, space, cu_stream(ctx)>>>(view<T>(&o->x), o->heads, o->head_stride, o->dim, o->cos,
+                                                          o->sin, o->interleaved, o->batch->row_pos, group));
     return cu_launched("rope", e);
 }
 
 /* ---- kv_append: a block a row ---- */
 
 template <typename T, typename K>
-static __global__ void append_kernel(cu_mat<T> a, int a_cols, int a_off, cu_mat<T> b, int b_cols, int b_off, cu_cache kv,
-                                     cu_batch batch)
+static __global__ void append_kernel(cu_mat<T> a, int a_cols, int a_off, cu_mat<T> b, int b_cols, int b_off,
+                                     cu_cache kv, cu_batch batch)
 {
     int row = blockIdx.x, seq = batch.row_seq[row], slot = cu_slot0(batch, seq) + row - batch.seq_row0[seq];
     if (slot % kv.mod != kv.rem)
@@ -201,8 +201,7 @@ tpl_code cuda_kv_append(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 
 /* ---- element by element: a thread an element, rows in x ---- */
 
-template <typename T>
-static __global__ void silu_mul_kernel(cu_mat<T> gate, cu_mat<T> up, cu_mat<T> out, int64_t width)
+template <typename T> static __global__ void silu_mul_kernel(cu_mat<T> gate, cu_mat<T> up, cu_mat<T> out, int64_t width)
 {
     int64_t c = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, r = blockIdx.x;
     if (c >= width)
@@ -258,9 +257,8 @@ tpl_code cuda_copy_heads(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->out.rows == 0 || o->cols == 0)
         return TPL_OK;
     CU_BY_TYPE(o->x.dtype, T,
-               copy_heads_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(view<T>(&o->x), o->x_head_stride,
-                                                                          view<T>(&o->out), o->out_head_stride, o->heads,
-                                                                          o->cols));
+               copy_heads_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(
+                   view<T>(&o->x), o->x_head_stride, view<T>(&o->out), o->out_head_stride, o->heads, o->cols));
     return cu_launched("copy_heads", e);
 }
 
@@ -288,7 +286,7 @@ tpl_code cuda_lse_merge(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->o.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->o.dtype, T,
-               lse_merge_kernel<T><<<grid, threads_for(o->lat), 0, cu_stream(ctx)>>>(view<T>(&o->o), view<float>(&o->lse),
-                                                                                     o->heads, o->lat, o->parts, o->part));
+               lse_merge_kernel<T><<<grid, threads_for(o->lat), 0, cu_stream(ctx)>>>(
+                   view<T>(&o->o), view<float>(&o->lse), o->heads, o->lat, o->parts, o->part));
     return cu_launched("lse_merge", e);
 }

@@ -51,7 +51,8 @@ static bool multiplies(op_kind op)
 static bool evenly_spaced(const mat *m, int32_t n)
 {
     for (int32_t i = 2; m && m[0].data && i < n; i++)
-        if ((char *)m[i].data - (char *)m[i - 1].data != (char *)m[1].data - (char *)m[0].data || m[i].stride != m[0].stride)
+        if ((char *)m[i].data - (char *)m[i - 1].data != (char *)m[1].data - (char *)m[0].data ||
+            m[i].stride != m[0].stride)
             return false;
     return true;
 }
@@ -148,14 +149,25 @@ static size_t scratch_bytes(const op_call *call)
     }
 }
 
-#define ROW(kind, name_)                                                                                       \
-    {.op = kind, .backend = "cuda", .name = "cuda_v1", .available = has_card, .supports = supports,            \
-     .scratch_bytes = scratch_bytes, .run = cuda_##name_},
-#define ROW_2(kind, scratch_, run_)                                                                            \
-    {.op = kind, .backend = "cuda", .name = "cuda_mma", .available = has_card, .supports = supports_matrix_units, \
-     .scratch_bytes = scratch_, .run = run_},
+#define ROW(kind, name_)                                                                                               \
+    {.op = kind,                                                                                                       \
+     .backend = "cuda",                                                                                                \
+     .name = "cuda_v1",                                                                                                \
+     .available = has_card,                                                                                            \
+     .supports = supports,                                                                                             \
+     .scratch_bytes = scratch_bytes,                                                                                   \
+     .run = cuda_##name_},
+#define ROW_2(kind, scratch_, run_)                                                                                    \
+    {.op = kind,                                                                                                       \
+     .backend = "cuda",                                                                                                \
+     .name = "cuda_mma",                                                                                               \
+     .available = has_card,                                                                                            \
+     .supports = supports_matrix_units,                                                                                \
+     .scratch_bytes = scratch_,                                                                                        \
+     .run = run_},
 
-const kernel_row table_cuda_rows[] = {OP_LIST(ROW) ROW_2(OP_ATTN_LATENT, cuda_scratch_flash_latent, cuda_flash_latent) ROW_2(
-    OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_flash_gqa) ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha)
-                                          ROW_2(OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)};
+const kernel_row table_cuda_rows[] = {OP_LIST(ROW) ROW_2(OP_ATTN_LATENT, cuda_scratch_flash_latent, cuda_flash_latent)
+                                          ROW_2(OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_flash_gqa)
+                                              ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha) ROW_2(
+                                                  OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)};
 const int table_n_cuda = sizeof table_cuda_rows / sizeof *table_cuda_rows;

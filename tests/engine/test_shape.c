@@ -123,8 +123,9 @@ static void run_shape(const char *spec, const char *text, int tp, bool mlp, floa
 
 Test(shape, makes_experts)
 {
-    static const char extra[] = "\"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 8,"
-                                "\"first_k_dense_replace\": 1, \"n_group\": 2, \"topk_group\": 1,";
+    static const char extra[] =
+        "\"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 8,"
+        "\"first_k_dense_replace\": 1, \"n_group\": 2, \"topk_group\": 1,";
     model_config c = ckpt_small_mla();
     folder f = make_shape(&c, ",moe=full", extra);
     float one[48], two[48];

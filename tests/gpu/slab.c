@@ -147,7 +147,8 @@ static void run_ref(const slab_case *c, const char *what)
 {
     tpl_err e = {0};
     size_t bytes = kernel_scratch_bytes("ref", &c->call);
-    kernel_ctx ctx = {.compute = c->compute, .scratch = aligned_alloc(64, (bytes + 64) / 64 * 64), .scratch_bytes = bytes};
+    kernel_ctx ctx = {
+        .compute = c->compute, .scratch = aligned_alloc(64, (bytes + 64) / 64 * 64), .scratch_bytes = bytes};
     cr_assert(kernel_run("ref", &ctx, &c->call, &e) == TPL_OK, "%s: ref: %s: %s", what, e.where, e.what);
     free(ctx.scratch);
 }
@@ -207,8 +208,8 @@ static void compare_out(slab *s, const mat *m, slab_tolerance t, const char *wha
                 want_at = want;
             }
         }
-    cr_assert(worst <= 0, "%s: %s: [%ld, %ld] is %.9g, expected %.9g (abs %g, rel %g)", what, name, (long)(at / m->cols),
-              (long)(at % m->cols), got_at, want_at, t.abs, t.rel);
+    cr_assert(worst <= 0, "%s: %s: [%ld, %ld] is %.9g, expected %.9g (abs %g, rel %g)", what, name,
+              (long)(at / m->cols), (long)(at % m->cols), got_at, want_at, t.abs, t.rel);
     for (int64_t r = 0; r < m->rows; r++) {
         size_t off = (size_t)((char *)m->data - s->host) + (size_t)(r * m->stride) * dtype_bytes(m->dtype);
         memcpy(s->got + off, s->host + off, (size_t)m->cols * dtype_bytes(m->dtype));

@@ -1,11 +1,9 @@
-/* slab.h - one block of memory that exists on the host and on a card, so that an operation can be run on both and compared.
- * For:    tests of backend "cuda".
- * Enter:  tests/gpu.
- * Owns:   slab_create() owns everything on it until slab_destroy().
- * Fails:  by Criterion assertions that name the case, the kernel and the worst element.
+/* slab.h - one block of memory that exists on the host and on a card, so that an operation can be run on both and
+ * compared. For:    tests of backend "cuda". Enter:  tests/gpu. Owns:   slab_create() owns everything on it until
+ * slab_destroy(). Fails:  by Criterion assertions that name the case, the kernel and the worst element.
  *
- * All data of a call is cut from the slab; bytes that nobody was given are 0xff, which is NaN in every type. After a run every
- * byte outside the outputs must be as it was, and every output as the reference has it. */
+ * All data of a call is cut from the slab; bytes that nobody was given are 0xff, which is NaN in every type. After a
+ * run every byte outside the outputs must be as it was, and every output as the reference has it. */
 #ifndef TPL_TESTS_GPU_SLAB_H
 #define TPL_TESTS_GPU_SLAB_H
 
@@ -23,7 +21,8 @@ void slab_reset(slab *s);
 void *slab_cut(slab *s, size_t bytes);
 void *slab_copy(slab *s, const void *from, size_t bytes);
 
-/* A matrix of values uniform in [-size, size), with `gap` more columns a row that nobody may touch; size 0: left as 0xff. */
+/* A matrix of values uniform in [-size, size), with `gap` more columns a row that nobody may touch; size 0: left as
+ * 0xff. */
 mat slab_mat(slab *s, rng *r, int64_t rows, int64_t cols, int64_t gap, tpl_dtype t, double size);
 
 typedef struct {
@@ -33,8 +32,8 @@ typedef struct {
 enum { SLAB_MAX_OUT = 3 };
 
 typedef struct {
-    op_call call;      /* pointers into the slab, but for batches and arrays of experts */
-    tpl_dtype compute; /* what the reference rounds to */
+    op_call call;          /* pointers into the slab, but for batches and arrays of experts */
+    tpl_dtype compute;     /* what the reference rounds to */
     mat out[SLAB_MAX_OUT]; /* what the call writes; data NULL: no more. Compared with `tol` */
     slab_tolerance tol[SLAB_MAX_OUT];
 } slab_case;

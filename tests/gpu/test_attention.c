@@ -25,13 +25,20 @@ static const world_spec window_worlds[] = {
     {.name = "window_1", .n_seqs = 1, .prefix = {0}, .rows = {20}, .page_tok = 4, .mod = 1, .window = 1},
     {.name = "window_decode", .n_seqs = 2, .prefix = {400, 3}, .rows = {1, 1}, .page_tok = 16, .mod = 1, .window = 130},
     {.name = "window_prefill", .n_seqs = 1, .prefix = {10}, .rows = {300}, .page_tok = 16, .mod = 1, .window = 64},
-    {.name = "window_tree", .n_seqs = 1, .prefix = {30}, .rows = {70}, .page_tok = 16, .mod = 1, .tree = true, .window = 25},
+    {.name = "window_tree",
+     .n_seqs = 1,
+     .prefix = {30},
+     .rows = {70},
+     .page_tok = 16,
+     .mod = 1,
+     .tree = true,
+     .window = 25},
 };
 
 enum { N_WORLDS = sizeof worlds / sizeof *worlds, N_WINDOWS = sizeof window_worlds / sizeof *window_worlds };
 
-/* f32: scores below 16 with errors of 8 u * 16, into weights, and averages of values below 1. bf16: probabilities are rounded
- * (2^-9), the MHA form's keys and values may round the other way, the result is stored in bf16. */
+/* f32: scores below 16 with errors of 8 u * 16, into weights, and averages of values below 1. bf16: probabilities are
+ * rounded (2^-9), the MHA form's keys and values may round the other way, the result is stored in bf16. */
 static slab_tolerance tol(tpl_dtype t)
 {
     return t == DT_BF16 ? (slab_tolerance){6e-3, 0x1p-7} : (slab_tolerance){3e-5, 3e-5};
@@ -74,7 +81,8 @@ static place enter(slab *s, const world_spec *given, tpl_dtype cache, int32_t wi
     for (int32_t i = 0; i < spec.n_seqs; i++)
         p.batch.max_seq_rows = spec.rows[i] > p.batch.max_seq_rows ? spec.rows[i] : p.batch.max_seq_rows;
     p.kv = w->kv;
-    p.kv.pages = slab_copy(s, w->kv.pages, (size_t)w->n_pages * (size_t)w->kv.page_tok * (size_t)width * dtype_bytes(cache));
+    p.kv.pages =
+        slab_copy(s, w->kv.pages, (size_t)w->n_pages * (size_t)w->kv.page_tok * (size_t)width * dtype_bytes(cache));
     p.kv.page_table = slab_copy(s, w->kv.page_table, seqs * (size_t)w->kv.max_pages);
     return p;
 }
@@ -89,7 +97,8 @@ static void say(char what[160], const char *op, const world_spec *w, tpl_dtype a
 static const struct {
     int heads, lat, rope;
     bool units; /* an instance on matrix units is expected */
-} latents[] = {{3, 20, 6, false}, {8, 64, 16, true}, {5, 512, 64, true}, {33, 256, 64, true}, {16, 128, 64, true}, {8, 32, 16, true}, {4, 16, 16, true}};
+} latents[] = {{3, 20, 6, false},   {8, 64, 16, true}, {5, 512, 64, true}, {33, 256, 64, true},
+               {16, 128, 64, true}, {8, 32, 16, true}, {4, 16, 16, true}};
 
 static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
 {
@@ -100,16 +109,26 @@ static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, 
     place p = enter(s, spec, cache, lat + rope + 2 * gap, room);
     slab_case c = {.call = {.kind = OP_ATTN_LATENT}, .compute = act};
     op_attn_latent *o = &c.call.attn_latent;
-    *o = (op_attn_latent){.q_lat = slab_mat(s, &r, p.batch.n_rows, heads * (lat + gap), gap, act, 1), .q_pe = slab_mat(s, &r, p.batch.n_rows, heads * (rope + gap), gap, act, 1),
-                          .q_lat_head_stride = lat + gap, .q_pe_head_stride = rope + gap, .heads = heads, .lat = lat, .rope = rope, .lat_off = gap,
-                          .rope_off = lat + gap, .kv = p.kv, .scale = lat > 100 ? 0.1f : 0.4f, .batch = &p.batch};
+    *o = (op_attn_latent){.q_lat = slab_mat(s, &r, p.batch.n_rows, heads * (lat + gap), gap, act, 1),
+                          .q_pe = slab_mat(s, &r, p.batch.n_rows, heads * (rope + gap), gap, act, 1),
+                          .q_lat_head_stride = lat + gap,
+                          .q_pe_head_stride = rope + gap,
+                          .heads = heads,
+                          .lat = lat,
+                          .rope = rope,
+                          .lat_off = gap,
+                          .rope_off = lat + gap,
+                          .kv = p.kv,
+                          .scale = lat > 100 ? 0.1f : 0.4f,
+                          .batch = &p.batch};
     o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * lat, gap, act, 0);
     o->lse = c.out[1] = slab_mat(s, &r, p.batch.n_rows, heads, 3, DT_F32, 0);
     c.tol[0] = tol(act);
     c.tol[1] = (slab_tolerance){2e-5, 2e-5};
     say(what, "latent", spec, act, cache, heads, lat);
     int n = slab_check(s, &c, what);
-    cr_expect(n == 1 + (latents[i].units && act == DT_BF16 && cache == DT_BF16), "%s: %d rows of the table ran", what, n);
+    cr_expect(n == 1 + (latents[i].units && act == DT_BF16 && cache == DT_BF16), "%s: %d rows of the table ran", what,
+              n);
     world_destroy(p.w);
 }
 
@@ -139,8 +158,16 @@ static void check_gqa(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl
     place p = enter(s, spec, cache, 2 * kv * dim + 16, room);
     slab_case c = {.call = {.kind = OP_ATTN_GQA}, .compute = act};
     op_attn_gqa *o = &c.call.attn_gqa;
-    *o = (op_attn_gqa){.q = slab_mat(s, &r, p.batch.n_rows, heads * dim, 8, act, 1), .heads = heads, .kv_heads = kv, .head_dim = dim, .k_off = 8,
-                       .v_off = kv * dim + 8, .window = spec->window, .kv = p.kv, .scale = dim > 100 ? 0.2f : 0.4f, .batch = &p.batch};
+    *o = (op_attn_gqa){.q = slab_mat(s, &r, p.batch.n_rows, heads * dim, 8, act, 1),
+                       .heads = heads,
+                       .kv_heads = kv,
+                       .head_dim = dim,
+                       .k_off = 8,
+                       .v_off = kv * dim + 8,
+                       .window = spec->window,
+                       .kv = p.kv,
+                       .scale = dim > 100 ? 0.2f : 0.4f,
+                       .batch = &p.batch};
     o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * dim, 8, act, 0);
     c.tol[0] = tol(act);
     say(what, "gqa", spec, act, cache, heads, dim);
@@ -154,7 +181,8 @@ Test(attention, grouped)
     for (int w = 0; w < N_WORLDS + N_WINDOWS; w++)
         for (int i = 0; i < (int)(sizeof groups / sizeof *groups); i++)
             for (int k = 0; k < 3; k++)
-                check_gqa(s, w < N_WORLDS ? &worlds[w] : &window_worlds[w - N_WORLDS], i, kinds[k][0], kinds[k][1], w % 2 ? 0 : 3000);
+                check_gqa(s, w < N_WORLDS ? &worlds[w] : &window_worlds[w - N_WORLDS], i, kinds[k][0], kinds[k][1],
+                          w % 2 ? 0 : 3000);
     slab_destroy(s);
 }
 
@@ -162,14 +190,21 @@ Test(attention, grouped)
 
 static const struct {
     int heads, nope, rope, v, lat;
-} multis[] = {{3, 5, 4, 7, 20}, {8, 32, 16, 32, 64}, {2, 128, 64, 128, 512}, {3, 32, 16, 32, 16}, {512, 32, 16, 32, 16}};
+} multis[] = {
+    {3, 5, 4, 7, 20}, {8, 32, 16, 32, 64}, {2, 128, 64, 128, 512}, {3, 32, 16, 32, 16}, {512, 32, 16, 32, 16}};
 
 enum { N_MULTIS = sizeof multis / sizeof *multis - 1 }; /* the last one is for many tokens only */
 
 static head_mat weights(slab *s, rng *r, tpl_dtype t, int heads, int rows, int cols, int gap)
 {
     mat m = slab_mat(s, r, (int64_t)heads * (rows + gap), cols, gap, t, 0.3);
-    return (head_mat){.data = m.data, .dtype = t, .heads = heads, .rows = rows, .cols = cols, .row_stride = m.stride, .head_stride = (rows + gap) * m.stride};
+    return (head_mat){.data = m.data,
+                      .dtype = t,
+                      .heads = heads,
+                      .rows = rows,
+                      .cols = cols,
+                      .row_stride = m.stride,
+                      .head_stride = (rows + gap) * m.stride};
 }
 
 static void check_mha(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, bool accumulate)
@@ -181,9 +216,20 @@ static void check_mha(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl
     place p = enter(s, spec, cache, lat + rope + 8, accumulate ? 0 : 100);
     slab_case c = {.call = {.kind = OP_ATTN_MHA}, .compute = act};
     op_attn_mha *o = &c.call.attn_mha;
-    *o = (op_attn_mha){.q = slab_mat(s, &r, p.batch.n_rows, heads * (nope + rope), 8, act, 1), .w_uk = weights(s, &r, act, heads, nope, lat, accumulate ? 1 : 0),
-                       .w_uv = weights(s, &r, act, heads, v, lat, 0), .heads = heads, .nope = nope, .rope = rope, .v_dim = v, .lat = lat, .lat_off = rope + 8,
-                       .rope_off = 0, .kv = p.kv, .scale = nope > 100 ? 0.05f : 0.3f, .accumulate = accumulate, .batch = &p.batch};
+    *o = (op_attn_mha){.q = slab_mat(s, &r, p.batch.n_rows, heads * (nope + rope), 8, act, 1),
+                       .w_uk = weights(s, &r, act, heads, nope, lat, accumulate ? 1 : 0),
+                       .w_uv = weights(s, &r, act, heads, v, lat, 0),
+                       .heads = heads,
+                       .nope = nope,
+                       .rope = rope,
+                       .v_dim = v,
+                       .lat = lat,
+                       .lat_off = rope + 8,
+                       .rope_off = 0,
+                       .kv = p.kv,
+                       .scale = nope > 100 ? 0.05f : 0.3f,
+                       .accumulate = accumulate,
+                       .batch = &p.batch};
     if (rope % 8)
         o->lat_off = rope + 1;
     o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * v, 8, act, accumulate ? 1 : 0);
@@ -209,7 +255,8 @@ Test(attention, multi_head_form)
 /* Expanded keys and values of 512 heads outgrow their 256 MiB after 4,080 tokens in bf16, half of that in f32. */
 Test(attention, multi_head_form_in_blocks)
 {
-    static const world_spec spec = {.name = "blocks", .n_seqs = 2, .prefix = {4200, 100}, .rows = {2, 1}, .page_tok = 64, .mod = 1};
+    static const world_spec spec = {
+        .name = "blocks", .n_seqs = 2, .prefix = {4200, 100}, .rows = {2, 1}, .page_tok = 64, .mod = 1};
     slab *s = open_slab();
     check_mha(s, &spec, N_MULTIS, DT_BF16, DT_BF16, true);
     check_mha(s, &spec, N_MULTIS, DT_F32, DT_F32, false);
@@ -230,7 +277,11 @@ Test(attention, append)
             slab_reset(s);
             place p = enter(s, &spec, kinds[k][1], 40, 0);
             slab_case c = {.call = {.kind = OP_KV_APPEND}, .compute = kinds[k][0]};
-            c.call.kv_append = (op_kv_append){.a = slab_mat(s, &r, p.batch.n_rows, 21, 2, kinds[k][0], 1), .a_off = 3, .b_off = 30, .kv = p.kv, .batch = &p.batch};
+            c.call.kv_append = (op_kv_append){.a = slab_mat(s, &r, p.batch.n_rows, 21, 2, kinds[k][0], 1),
+                                              .a_off = 3,
+                                              .b_off = 30,
+                                              .kv = p.kv,
+                                              .batch = &p.batch};
             if (w % 2)
                 c.call.kv_append.b = slab_mat(s, &r, p.batch.n_rows, 7, 2, kinds[k][0], 1);
             say(what, "append", &spec, kinds[k][0], kinds[k][1], 21, 7);

@@ -1,4 +1,5 @@
-/* The engine on a card against the engine on the host: bundled checkpoints, every variant, several ranks on one card. */
+/* The engine on a card against the engine on the host: bundled checkpoints, every variant, several ranks on one card.
+ */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@ static void need_card(void)
 
 static const char *path_of(const char *name, char path[512])
 {
-    const char *home = getenv("TPL_HOME");
+    const char *home = getenv("TPLABENCH_HOME");
     snprintf(path, 512, "%s/%s", home && *home ? home : SOURCE_ROOT, name);
     return path;
 }
@@ -58,7 +59,8 @@ static void prefill(session *s, answers *a, int seq, int n, bool want, const cha
     for (int done = 0; done < n;) {
         int chunk = n - done < 70 ? n - done : 70;
         for (int i = 0; i < chunk; i++)
-            rows[i] = (batch_row){.seq = seq, .token = token_at(done + i), .parent = ROW_CHAIN, .want_logits = want && done + i == n - 1};
+            rows[i] = (batch_row){
+                .seq = seq, .token = token_at(done + i), .parent = ROW_CHAIN, .want_logits = want && done + i == n - 1};
         forward(s, a, PHASE_PREFILL, rows, chunk, what);
         done += chunk;
     }
@@ -149,14 +151,16 @@ Test(engine, f32_logits_are_the_hosts)
             ask(l, cases[i].variant, &(team_options){.tp = tp, .backend = "cuda", .compute = DT_F32}, &card);
             distance d = compare(&card, &host);
             printf("# f32 %s %s tp %d: worst %.3g, rms %.3g\n", cases[i].model, cases[i].variant, tp, d.worst, d.rms);
-            cr_expect(d.worst < 2e-3 && d.other_top == 0, "%s tp %d: worst %g, %d other tops", cases[i].variant, tp, d.worst, d.other_top);
+            cr_expect(d.worst < 2e-3 && d.other_top == 0, "%s tp %d: worst %g, %d other tops", cases[i].variant, tp,
+                      d.worst, d.other_top);
         }
         lab_close(l);
     }
 }
 
 /* bf16: about 10 stored values on each layer's path round to 2^-9, evenly spread in +-1/2 step: 6 layers give
- * (60 / 3)^(1/2) 2^-9 = 0.9 % of the residual's size, 12 layers 1.2 %; norms and softmax pass it on at a factor of some. */
+ * (60 / 3)^(1/2) 2^-9 = 0.9 % of the residual's size, 12 layers 1.2 %; norms and softmax pass it on at a factor of
+ * some. */
 Test(engine, bf16_logits_are_near)
 {
     static answers host, card;
@@ -167,8 +171,8 @@ Test(engine, bf16_logits_are_near)
         for (int tp = 1; tp <= cases[i].most_tp; tp *= 2) {
             ask(l, cases[i].variant, &(team_options){.tp = tp, .backend = "cuda"}, &card);
             distance d = compare(&card, &host);
-            printf("# bf16 %s %s tp %d: worst %.3g, rms %.3g, other tops %d, gap %.3g\n", cases[i].model, cases[i].variant, tp, d.worst, d.rms,
-                   d.other_top, d.other_gap);
+            printf("# bf16 %s %s tp %d: worst %.3g, rms %.3g, other tops %d, gap %.3g\n", cases[i].model,
+                   cases[i].variant, tp, d.worst, d.rms, d.other_top, d.other_gap);
             cr_expect(d.rms < 0.03, "%s tp %d: rms %g", cases[i].variant, tp, d.rms);
             cr_expect(d.other_gap <= 2 * d.worst, "%s tp %d: a lead of %g was lost", cases[i].variant, tp, d.other_gap);
         }
@@ -176,7 +180,8 @@ Test(engine, bf16_logits_are_near)
     }
 }
 
-/* Through NCCL, in one process: chunks of several rows and steps of two, all-reduce, gather and reduce-scatter, recorded. */
+/* Through NCCL, in one process: chunks of several rows and steps of two, all-reduce, gather and reduce-scatter,
+ * recorded. */
 Test(engine, a_card_a_rank)
 {
     static answers host, card;
@@ -189,10 +194,14 @@ Test(engine, a_card_a_rank)
         lab *l = open_lab(cases[i].model);
         ask(l, cases[i].variant, &(team_options){.tp = 1}, &host);
         for (int bf16_too = 0; bf16_too < 2; bf16_too++) {
-            ask(l, cases[i].variant, &(team_options){.tp = 2, .backend = "cuda", .ranks = RANKS_NCCL, .compute = bf16_too ? DT_BF16 : DT_F32}, &card);
+            ask(l, cases[i].variant,
+                &(team_options){
+                    .tp = 2, .backend = "cuda", .ranks = RANKS_NCCL, .compute = bf16_too ? DT_BF16 : DT_F32},
+                &card);
             distance d = compare(&card, &host);
             printf("# nccl %s %s: worst %.3g, rms %.3g\n", bf16_too ? "bf16" : "f32", cases[i].variant, d.worst, d.rms);
-            cr_expect(bf16_too ? d.rms < 0.03 : d.worst < 2e-3, "%s: worst %g, rms %g", cases[i].variant, d.worst, d.rms);
+            cr_expect(bf16_too ? d.rms < 0.03 : d.worst < 2e-3, "%s: worst %g, rms %g", cases[i].variant, d.worst,
+                      d.rms);
         }
         lab_close(l);
     }
@@ -251,7 +260,8 @@ Test(engine, greedy_text_in_f32_is_the_hosts)
             lab_run_close(&run);
         }
         for (int k = 0; k < N; k++)
-            cr_assert(text[0][k] == text[1][k], "%s: token %d is %d, expected %d", cases[i].variant, k, text[1][k], text[0][k]);
+            cr_assert(text[0][k] == text[1][k], "%s: token %d is %d, expected %d", cases[i].variant, k, text[1][k],
+                      text[0][k]);
         lab_close(l);
     }
 }
@@ -271,7 +281,9 @@ Test(engine, random_weights_are_the_hosts)
         tpl_err e = {0};
         cr_assert(lab_open(spec, &(lab_calibration){0}, &l, &e) == TPL_OK, "%s: %s", e.where, e.what);
         cr_assert(variant_parse("tpla:g=2", &v, &e) == TPL_OK);
-        cr_assert(lab_run_open(l, &v, &(team_options){.tp = 2, .backend = card ? "cuda" : "cpu", .compute = DT_F32}, &run, &e) == TPL_OK, "%s: %s", e.where, e.what);
+        cr_assert(lab_run_open(l, &v, &(team_options){.tp = 2, .backend = card ? "cuda" : "cpu", .compute = DT_F32},
+                               &run, &e) == TPL_OK,
+                  "%s: %s", e.where, e.what);
         session_options so = {.max_seqs = 1, .max_tok = 64, .max_rows = 16, .max_logits = 1};
         cr_assert(session_create(run.team, &so, &s, &e) == TPL_OK, "%s: %s", e.where, e.what);
         batch_row rows[5];
@@ -285,7 +297,8 @@ Test(engine, random_weights_are_the_hosts)
         lab_close(l);
     }
     for (int i = 0; i < 8; i++)
-        cr_expect(fabsf(out[0][i] - out[1][i]) < 1e-3f, "logit %d is %g, expected %g", i, (double)out[1][i], (double)out[0][i]);
+        cr_expect(fabsf(out[0][i] - out[1][i]) < 1e-3f, "logit %d is %g, expected %g", i, (double)out[1][i],
+                  (double)out[0][i]);
 }
 
 Test(engine, too_large_a_cache_is_refused_with_its_size)
@@ -298,7 +311,8 @@ Test(engine, too_large_a_cache_is_refused_with_its_size)
     need_card();
     l = open_lab("models/worldlet-mla");
     cr_assert(variant_parse("mla", &v, &e) == TPL_OK);
-    cr_assert(lab_run_open(l, &v, &(team_options){.tp = 1, .backend = "cuda"}, &run, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_assert(lab_run_open(l, &v, &(team_options){.tp = 1, .backend = "cuda"}, &run, &e) == TPL_OK, "%s: %s", e.where,
+              e.what);
     session_options so = {.max_seqs = 1 << 17, .max_tok = 4096, .max_rows = 16, .max_logits = 1};
     cr_assert(session_create(run.team, &so, &s, &e) == TPL_E_MEMORY, "%s: %s", e.where, e.what);
     cr_expect(strstr(e.what, "GiB on the card"), "%s", e.what);

@@ -8,8 +8,9 @@
 
 enum { SLAB_BYTES = 96 << 20 };
 
-/* u = 2^-24 of f32, 2^-9 of bf16. A result stored in bf16 may land on the other side of a rounding: one step, 2^-7 of itself
- * at most. f32 sums of n values below 1 in any order stay within n^(1/2) roundings of partial sums below n^(1/2): n u. */
+/* u = 2^-24 of f32, 2^-9 of bf16. A result stored in bf16 may land on the other side of a rounding: one step, 2^-7 of
+ * itself at most. f32 sums of n values below 1 in any order stay within n^(1/2) roundings of partial sums below
+ * n^(1/2): n u. */
 static slab_tolerance tol(tpl_dtype t, double n_summed)
 {
     if (t == DT_BF16)
@@ -27,7 +28,9 @@ static slab *open_slab(void)
 
 static const tpl_dtype types[] = {DT_F32, DT_BF16};
 
-#define EACH_TYPE(t) for (int t##_i = 0; t##_i < 2; t##_i++) for (tpl_dtype t = types[t##_i], t##_once = 1; t##_once; t##_once = 0)
+#define EACH_TYPE(t)                                                                                                   \
+    for (int t##_i = 0; t##_i < 2; t##_i++)                                                                            \
+        for (tpl_dtype t = types[t##_i], t##_once = 1; t##_once; t##_once = 0)
 
 static const char *label(char text[96], const char *op, tpl_dtype t, int64_t a, int64_t b)
 {
@@ -53,7 +56,9 @@ Test(rows, norms)
                 slab_reset(s);
                 slab_case c = {.call = {.kind = OP_RMSNORM}, .compute = t};
                 op_rmsnorm *o = &c.call.rmsnorm;
-                *o = (op_rmsnorm){.x = slab_mat(s, &r, rows, width * norms[i].groups, 5, t, 2), .groups = norms[i].groups, .eps = 1e-5f};
+                *o = (op_rmsnorm){.x = slab_mat(s, &r, rows, width * norms[i].groups, 5, t, 2),
+                                  .groups = norms[i].groups,
+                                  .eps = 1e-5f};
                 o->out = w == 2 ? o->x : slab_mat(s, &r, rows, width * norms[i].groups, 3, t, 0);
                 if (w)
                     o->weight = slab_mat(s, &r, 1, width, 0, w == 1 ? DT_F32 : DT_BF16, 2);
@@ -66,7 +71,9 @@ Test(rows, norms)
             slab_case c = {.call = {.kind = OP_SLICED_NORM}, .compute = t};
             op_sliced_norm *o = &c.call.sliced_norm;
             *o = (op_sliced_norm){.x = slab_mat(s, &r, norms[i].rows, norms[i].width * norms[i].groups, 1, t, 2),
-                                  .n_slices = norms[i].groups, .kv_lora_rank = (int32_t)norms[i].width, .eps = 1e-5f};
+                                  .n_slices = norms[i].groups,
+                                  .kv_lora_rank = (int32_t)norms[i].width,
+                                  .eps = 1e-5f};
             o->out = o->x;
             mat alpha = slab_mat(s, &r, 1, norms[i].groups, 0, DT_F32, 1);
             for (int k = 0; k < norms[i].groups; k++)
@@ -120,17 +127,26 @@ Test(rows, heads)
         rng r = rng_make(1, 4);
         slab_reset(s);
         slab_case c = {.call = {.kind = OP_COPY_HEADS}, .compute = t};
-        c.call.copy_heads = (op_copy_heads){.x = slab_mat(s, &r, 5, 3 * 20, 2, t, 1), .heads = 3, .cols = 11, .x_head_stride = 20, .out_head_stride = 13};
+        c.call.copy_heads = (op_copy_heads){.x = slab_mat(s, &r, 5, 3 * 20, 2, t, 1),
+                                            .heads = 3,
+                                            .cols = 11,
+                                            .x_head_stride = 20,
+                                            .out_head_stride = 13};
         c.call.copy_heads.out = slab_mat(s, &r, 5, 2 * 13 + 11, 1, t, 1);
         c.out[0] = c.call.copy_heads.out;
         slab_check(s, &c, label(what, "copy_heads", t, 5, 3));
         c = (slab_case){.call = {.kind = OP_LSE_MERGE}, .compute = t};
         op_lse_merge *o = &c.call.lse_merge;
-        *o = (op_lse_merge){.o = slab_mat(s, &r, 4, 3 * 70, 2, t, 1), .lse = slab_mat(s, &r, 4, 2 * 3, 1, DT_F32, 9), .heads = 3, .lat = 70, .parts = 2, .part = 1};
+        *o = (op_lse_merge){.o = slab_mat(s, &r, 4, 3 * 70, 2, t, 1),
+                            .lse = slab_mat(s, &r, 4, 2 * 3, 1, DT_F32, 9),
+                            .heads = 3,
+                            .lat = 70,
+                            .parts = 2,
+                            .part = 1};
         float *lse = o->lse.data;
-        lse[3] = -INFINITY;                                            /* own part is empty */
-        lse[o->lse.stride + 1] = lse[o->lse.stride + 4] = -INFINITY;   /* both are */
-        for (int k = 0; k < 70; k++) {                                 /* what an empty part left must not matter */
+        lse[3] = -INFINITY;                                          /* own part is empty */
+        lse[o->lse.stride + 1] = lse[o->lse.stride + 4] = -INFINITY; /* both are */
+        for (int k = 0; k < 70; k++) {                               /* what an empty part left must not matter */
             float nan = NAN;
             dtype_from_f32((char *)o->o.data + (size_t)k * dtype_bytes(t), t, &nan, 1);
         }
@@ -144,7 +160,10 @@ Test(rows, heads)
 static batch_view small_batch(slab *s, int32_t n)
 {
     static const int32_t token[] = {3, 0, 49, 7, 7}, pos[] = {0, 1, 30, 5, 2}, seq[] = {0, 0, 0, 0, 0};
-    return (batch_view){.n_rows = n, .n_seqs = 1, .row_token = slab_copy(s, token, sizeof token), .row_pos = slab_copy(s, pos, sizeof pos),
+    return (batch_view){.n_rows = n,
+                        .n_seqs = 1,
+                        .row_token = slab_copy(s, token, sizeof token),
+                        .row_pos = slab_copy(s, pos, sizeof pos),
                         .row_seq = slab_copy(s, seq, sizeof seq)};
 }
 
@@ -158,15 +177,21 @@ Test(rows, embed_and_rope)
         slab_reset(s);
         batch_view b = small_batch(s, 5);
         slab_case c = {.call = {.kind = OP_EMBED}, .compute = t};
-        c.call.embed = (op_embed){.table = slab_mat(s, &r, 50, 300, 4, DT_BF16, 1), .out = slab_mat(s, &r, 5, 300, 2, t, 0), .batch = &b};
+        c.call.embed = (op_embed){
+            .table = slab_mat(s, &r, 50, 300, 4, DT_BF16, 1), .out = slab_mat(s, &r, 5, 300, 2, t, 0), .batch = &b};
         c.out[0] = c.call.embed.out;
         slab_check(s, &c, label(what, "embed", t, 5, 300));
         for (int k = 0; k < 4; k++) {
             int heads = k < 2 ? 3 : 128, dim = k < 2 ? 12 : 64;
             c = (slab_case){.call = {.kind = OP_ROPE}, .compute = t};
-            c.call.rope = (op_rope){.x = slab_mat(s, &r, 5, heads * (dim + 8), 2, t, 1), .heads = heads, .head_stride = dim + 8, .dim = dim,
-                                    .cos = slab_mat(s, &r, 31, dim / 2, 0, DT_F32, 1).data, .sin = slab_mat(s, &r, 31, dim / 2, 0, DT_F32, 1).data,
-                                    .interleaved = k % 2, .batch = &b};
+            c.call.rope = (op_rope){.x = slab_mat(s, &r, 5, heads * (dim + 8), 2, t, 1),
+                                    .heads = heads,
+                                    .head_stride = dim + 8,
+                                    .dim = dim,
+                                    .cos = slab_mat(s, &r, 31, dim / 2, 0, DT_F32, 1).data,
+                                    .sin = slab_mat(s, &r, 31, dim / 2, 0, DT_F32, 1).data,
+                                    .interleaved = k % 2,
+                                    .batch = &b};
             c.out[0] = c.call.rope.x;
             c.tol[0] = tol(t, 4);
             slab_check(s, &c, label(what, "rope", t, heads, dim));
@@ -194,14 +219,16 @@ Test(rows, products)
                 slab_reset(s);
                 slab_case c = {.call = {.kind = OP_MATMUL}, .compute = t};
                 op_matmul *o = &c.call.matmul;
-                *o = (op_matmul){.x = slab_mat(s, &r, products[i].rows, products[i].k, 3, t, 1), .w = slab_mat(s, &r, products[i].n, products[i].k, 1, t, 1),
+                *o = (op_matmul){.x = slab_mat(s, &r, products[i].rows, products[i].k, 3, t, 1),
+                                 .w = slab_mat(s, &r, products[i].n, products[i].k, 1, t, 1),
                                  .accumulate = k == 1};
                 o->out = slab_mat(s, &r, products[i].rows, products[i].n, 2, out, k == 1 ? 1 : 0);
                 if (k == 2)
                     o->bias = slab_mat(s, &r, 1, products[i].n, 0, t, 1);
                 c.out[0] = o->out;
                 c.tol[0] = tol(out, (double)products[i].k);
-                if (k == 2 && t == DT_BF16) /* the product is stored before the bias is added: one rounding more, of sums up to k^(1/2) */
+                if (k == 2 && t == DT_BF16) /* the product is stored before the bias is added: one rounding more, of
+                                               sums up to k^(1/2) */
                     c.tol[0].abs += 0x1p-8 * sqrt((double)products[i].k);
                 slab_check(s, &c, label(what, "matmul", t, products[i].rows, products[i].k));
             }
@@ -213,7 +240,8 @@ Test(rows, head_products)
 {
     slab *s = open_slab();
     char what[96];
-    static const int shapes[][4] = {{3, 2, 5, 7}, {1, 8, 128, 512}, {17, 4, 32, 64}}; /* rows, heads, rows and columns of a head */
+    static const int shapes[][4] = {
+        {3, 2, 5, 7}, {1, 8, 128, 512}, {17, 4, 32, 64}}; /* rows, heads, rows and columns of a head */
     for (int i = 0; i < 3; i++)
         EACH_TYPE(t)
         {
@@ -226,9 +254,18 @@ Test(rows, head_products)
                 mat w = slab_mat(s, &r, (int64_t)heads * (a + 2), b, 1, t, 1);
                 slab_case c = {.call = {.kind = OP_HEAD_MATMUL}, .compute = t};
                 op_head_matmul *o = &c.call.head_matmul;
-                *o = (op_head_matmul){.w = {.data = w.data, .dtype = t, .heads = heads, .rows = a, .cols = b, .row_stride = w.stride, .head_stride = (a + 2) * w.stride},
-                                      .x = slab_mat(s, &r, rows, heads * (in + 3), 1, t, 1), .x_head_stride = in + 3, .out_head_stride = n,
-                                      .transposed = turned, .accumulate = k >= 2};
+                *o = (op_head_matmul){.w = {.data = w.data,
+                                            .dtype = t,
+                                            .heads = heads,
+                                            .rows = a,
+                                            .cols = b,
+                                            .row_stride = w.stride,
+                                            .head_stride = (a + 2) * w.stride},
+                                      .x = slab_mat(s, &r, rows, heads * (in + 3), 1, t, 1),
+                                      .x_head_stride = in + 3,
+                                      .out_head_stride = n,
+                                      .transposed = turned,
+                                      .accumulate = k >= 2};
                 o->out = slab_mat(s, &r, rows, heads * n, 5, t, k >= 2 ? 1 : 0);
                 c.out[0] = o->out;
                 c.tol[0] = tol(t, in);
@@ -251,8 +288,8 @@ static const struct {
               {4, 20, 20, 3, 5, 2, MOE_SOFTMAX, false, false},
               {3, 128, 384, 8, 1, 1, MOE_SIGMOID, true, true}};
 
-/* Both sides see the same bf16 or f32 inputs; scores differ by a few u, so that only a tie within them could choose otherwise,
- * which seeded inputs do not have. */
+/* Both sides see the same bf16 or f32 inputs; scores differ by a few u, so that only a tie within them could choose
+ * otherwise, which seeded inputs do not have. */
 Test(rows, routes)
 {
     slab *s = open_slab();
@@ -264,10 +301,16 @@ Test(rows, routes)
             slab_reset(s);
             slab_case c = {.call = {.kind = OP_MOE_ROUTE}, .compute = t};
             op_moe_route *o = &c.call.moe_route;
-            *o = (op_moe_route){.x = slab_mat(s, &r, routes[i].rows, routes[i].dim, 3, t, 1), .w = slab_mat(s, &r, routes[i].n, routes[i].dim, 1, t, 0.5),
-                                .ids = slab_mat(s, &r, routes[i].rows, routes[i].top_k, 1, DT_I32, 0), .weights = slab_mat(s, &r, routes[i].rows, routes[i].top_k, 2, DT_F32, 0),
-                                .top_k = routes[i].top_k, .n_group = routes[i].n_group, .topk_group = routes[i].topk_group,
-                                .scoring = routes[i].scoring, .normalise = routes[i].normalise, .scale = 2.5f};
+            *o = (op_moe_route){.x = slab_mat(s, &r, routes[i].rows, routes[i].dim, 3, t, 1),
+                                .w = slab_mat(s, &r, routes[i].n, routes[i].dim, 1, t, 0.5),
+                                .ids = slab_mat(s, &r, routes[i].rows, routes[i].top_k, 1, DT_I32, 0),
+                                .weights = slab_mat(s, &r, routes[i].rows, routes[i].top_k, 2, DT_F32, 0),
+                                .top_k = routes[i].top_k,
+                                .n_group = routes[i].n_group,
+                                .topk_group = routes[i].topk_group,
+                                .scoring = routes[i].scoring,
+                                .normalise = routes[i].normalise,
+                                .scale = 2.5f};
             if (routes[i].bias)
                 o->bias = slab_mat(s, &r, 1, routes[i].n, 0, DT_F32, 0.1);
             c.out[0] = o->ids;
@@ -282,7 +325,7 @@ static const struct {
     int64_t rows, dim, ffn;
     int n, top_k, expert0, n_local;
     bool accumulate;
-} experts[] = {{1, 7, 5, 4, 2, 0, 4, false},      {3, 33, 20, 6, 3, 2, 3, true}, {1, 128, 64, 8, 4, 0, 8, false},
+} experts[] = {{1, 7, 5, 4, 2, 0, 4, false},        {3, 33, 20, 6, 3, 2, 3, true},   {1, 128, 64, 8, 4, 0, 8, false},
                {40, 128, 192, 16, 4, 0, 16, false}, {150, 64, 64, 5, 2, 1, 3, true}, {70, 192, 128, 1, 1, 0, 1, false},
                {20, 64, 64, 64, 6, 32, 32, false}};
 
@@ -329,15 +372,24 @@ Test(rows, experts)
             make_experts(s, &r, t, experts[i].n_local, ffn, dim, gate);
             make_experts(s, &r, t, experts[i].n_local, ffn, dim, up);
             make_experts(s, &r, t, experts[i].n_local, dim, ffn, down);
-            *o = (op_moe_experts){.x = slab_mat(s, &r, rows, dim, 8, t, 1), .ids = slab_mat(s, &r, rows, experts[i].top_k, 1, DT_I32, 0),
-                                  .weights = slab_mat(s, &r, rows, experts[i].top_k, 2, DT_F32, 1), .gate = gate, .up = up, .down = down,
-                                  .expert0 = experts[i].expert0, .n_local = experts[i].n_local, .n_experts = experts[i].n, .ffn = (int32_t)ffn,
-                                  .weight_dtype = t, .accumulate = experts[i].accumulate};
+            *o = (op_moe_experts){.x = slab_mat(s, &r, rows, dim, 8, t, 1),
+                                  .ids = slab_mat(s, &r, rows, experts[i].top_k, 1, DT_I32, 0),
+                                  .weights = slab_mat(s, &r, rows, experts[i].top_k, 2, DT_F32, 1),
+                                  .gate = gate,
+                                  .up = up,
+                                  .down = down,
+                                  .expert0 = experts[i].expert0,
+                                  .n_local = experts[i].n_local,
+                                  .n_experts = experts[i].n,
+                                  .ffn = (int32_t)ffn,
+                                  .weight_dtype = t,
+                                  .accumulate = experts[i].accumulate};
             random_ids(s, &r, &o->ids, experts[i].n);
             o->out = slab_mat(s, &r, rows, dim, 3, t, o->accumulate ? 1 : 0);
             c.out[0] = o->out;
             c.tol[0] = tol(t, (double)dim);
-            if (t == DT_BF16) /* inner values may round the other way: ffn of them, each below 1/2, times weights of ffn^(-1/2) */
+            if (t == DT_BF16) /* inner values may round the other way: ffn of them, each below 1/2, times weights of
+                                 ffn^(-1/2) */
                 c.tol[0].abs += 0x1p-8;
             int n_run = slab_check(s, &c, label(what, "moe_experts", t, rows, experts[i].n));
             bool units = t == DT_BF16 && dim % 64 == 0 && ffn % 64 == 0;
