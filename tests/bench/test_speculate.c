@@ -1,5 +1,6 @@
 /* What the speculation bench computes: bounds, expectations, intervals, replay files; and rows of a short run. */
 #include "bench/spec_auto.h"
+#include "bench/spec_cosine.h"
 #include "bench/spec_profile.h"
 
 #include <math.h>
@@ -258,5 +259,59 @@ Test(speculate_bench, says_what_cannot_run)
     cr_expect(strstr(cell(t, 1, "reason"), "ends at layer 4, the draft's last is 11"), "%s", cell(t, 1, "reason"));
     cr_expect_str_eq(cell(t, 2, "status"), "ok");
     csv_table_destroy(t);
+    close_run(&r);
+}
+
+/* Groups of one are exact passes: every cosine is 1. Groups of four stray, but not in layer 0, nor in what layer 1
+ * reads. */
+Test(speculate_bench, measures_how_far_fuzzy_states_stray)
+{
+    static char *groups[] = {"rule:1", "pack:4"};
+    short_run r;
+    tpl_err e = {0};
+    csv_table *t;
+    open_run(&r, "cosine");
+    r.q.groups = groups;
+    r.q.n_groups = 2;
+    cr_assert(spec_cosine_run(&r.q, r.rd, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_assert(csv_table_load(text_path_join(&r.a, rd_path(r.rd), "accuracy.csv"), &t, &e) == TPL_OK, "%s", e.what);
+    cr_assert_eq(csv_table_n_rows(t), 2 * 5 * 13, "five parts of twelve layers and of all");
+    for (long i = 0; i < csv_table_n_rows(t); i++) {
+        const char *subset = csv_table_text(t, i, "subset"), *metric = csv_table_text(t, i, "metric");
+        double value = atof(csv_table_text(t, i, "value"));
+        bool exact = !strcmp(csv_table_text(t, i, "variant"), "fuzzy:rule:1") || !strcmp(subset, "layer 0") ||
+                     !strcmp(subset, "layer 1");
+        if (exact)
+            cr_expect_float_eq(value, 1, 1e-6, "row %ld: %s of %s is %g", i, metric, subset, value);
+        else
+            cr_expect(value > 0.2 && value < 1 - 1e-6, "row %ld: %s of %s is %g", i, metric, subset, value);
+    }
+    csv_table_destroy(t);
+    close_run(&r);
+}
+
+Test(speculate_bench, chooses_by_trial, .timeout = 120)
+{
+    static char *groups[] = {"rule:1", "rule:4"};
+    static const int64_t widths[] = {1, 3};
+    spec_choice choices[SPEC_AUTO_MAX];
+    short_run r;
+    tpl_err e = {0};
+    int n;
+    double vanilla;
+    open_run(&r, "auto");
+    r.q.groups = groups;
+    r.q.n_groups = 2;
+    r.q.widths = widths;
+    r.q.n_widths = 2;
+    cr_assert(spec_auto_run(&r.q, 4, choices, &n, &vanilla, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_expect(n == 4 && vanilla > 0);
+    for (int i = 0; i < n; i++) {
+        cr_expect(choices[i].depth >= 1 && choices[i].depth <= 4 && choices[i].tok_per_s > 0);
+        cr_expect(i == 0 || choices[i - 1].tok_per_s >= choices[i].tok_per_s, "not best first");
+        for (int k = 0; k < i; k++)
+            cr_expect(choices[i].groups != choices[k].groups || choices[i].width != choices[k].width,
+                      "a candidate twice");
+    }
     close_run(&r);
 }

@@ -23,7 +23,7 @@ static bool full(void)
 static int n_draws(void)
 {
 #ifdef __SANITIZE_ADDRESS__
-    int few = 5000;
+    int few = 2000;
 #else
     int few = 20000;
 #endif
