@@ -5,12 +5,15 @@
 #include "engine/model.h"
 #include "tests/fuzz/fuzz.h"
 
+long fuzz_n_parsed;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     model_config c;
     tpl_err e = {0};
     if (model_config_parse((const char *)data, size, "fuzz", &c, &e) != TPL_OK)
         return fuzz_check_error(&e);
+    fuzz_n_parsed++;
     if (model_param_count(&c) <= 0 || c.n_layers < 1 || c.n_layers > MODEL_MAX_LAYERS || c.rope_dim < 2 ||
         c.rope_dim % 2)
         abort();

@@ -55,6 +55,8 @@ static void make_dir(void)
     atexit(remove_dir);
 }
 
+long fuzz_n_parsed;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     st_set *s = NULL;
@@ -63,6 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put("model.safetensors.index.json", data, size);
     if (st_set_open(dir, &s, &e) != TPL_OK)
         return fuzz_check_error(&e);
+    fuzz_n_parsed++;
     for (int32_t i = 0; i < st_set_count(s); i++)
         if (st_set_find(s, st_set_at(s, i)->name) == NULL)
             abort();

@@ -7,12 +7,15 @@
 
 static volatile unsigned char sink;
 
+long fuzz_n_parsed;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     st_file *f = NULL;
     tpl_err e = {0};
     if (st_parse(data, size, "fuzz", &f, &e) != TPL_OK)
         return fuzz_check_error(&e);
+    fuzz_n_parsed++;
     char text[ST_SHAPE_TEXT];
     for (int32_t i = 0; i < st_count(f); i++) {
         const st_tensor *t = st_at(f, i);

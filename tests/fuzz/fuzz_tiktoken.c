@@ -6,8 +6,10 @@
 #include "engine/tokenizer_impl.h"
 #include "tests/fuzz/fuzz.h"
 
-static const char usual[] = "{\"tokenizer_class\": \"TikTokenTokenizer\", \"added_tokens_decoder\": {}}";
+static const char usual[] = "{\"auto_map\": {\"AutoTokenizer\": [\"tokenization_kimi.TikTokenTokenizer\", null]}}";
 static const char sample[] = "abc \xe6\x97\xa5 1987\n";
+
+long fuzz_n_parsed;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -24,6 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     json_decref(config);
     if (rc != TPL_OK)
         return fuzz_check_error(&e);
+    fuzz_n_parsed++;
     int32_t *ids;
     int n;
     if (tokenizer_encode(t, sample, sizeof sample - 1, &ids, &n, &e) == TPL_OK)

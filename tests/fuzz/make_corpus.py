@@ -51,6 +51,8 @@ def make_config():
     for name in sorted(os.listdir(parity)):
         with open(os.path.join(parity, name, "config.json")) as f:
             put("config", name, json.dumps(json.load(f)))
+    put("config", "bad_size", json.dumps({"model_type": "llama", "num_hidden_layers": -1}))
+    put("config", "cut", '{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, ')
 
 
 def make_tokenizer():
@@ -85,7 +87,7 @@ def make_tiktoken():
     lines += base64.b64encode(b"ab") + b" 256\n"
     put("tiktoken", "bytes", lines)
     put("tiktoken", "config", lines + b"\0" + json.dumps({
-        "tokenizer_class": "TikTokenTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]},
         "added_tokens_decoder": {"257": {"content": "[BOS]", "special": True}}}).encode())
     put("tiktoken", "bad_base64", b"YQ= 0\n!! 1\n")
     put("tiktoken", "gap", b"YQ== 0\nYg== 7\n")
