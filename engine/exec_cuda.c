@@ -33,7 +33,7 @@ typedef struct {
     dev_buf *card_blocks; /* [n_places] */
     dev_buf *turned; /* [n_ranks] where the library's layout of a collective differs from ours; empty where ranks share
                         a card */
-    dev_buf host_block, host_logits, best, host_best; /* best: [max_logits] tokens */
+    dev_buf host_block, host_logits, best, host_best; /* best: [max_logits] tokens, then space to find them */
     gpu_queue **queues;                               /* [n_ranks] */
     gpu_event **done;                                 /* [n_ranks] */
     gpu_event *ready;
@@ -188,7 +188,7 @@ static tpl_code open_session(session *s, tpl_err *e)
     cuda_team *c = team_of(s);
     cuda_session *x = tpl_calloc(1, sizeof *x);
     const plan *p = team_plan(s->t, 0);
-    size_t n = (size_t)s->n_ranks;
+    size_t n = (size_t)s->n_ranks, best_bytes = (size_t)s->o.max_logits * sizeof(int32_t);
     s->exec_state = x;
     x->at = lay_contents(s);
     x->card_blocks = tpl_calloc((size_t)c->n_places, sizeof *x->card_blocks);
@@ -201,8 +201,8 @@ static tpl_code open_session(session *s, tpl_err *e)
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_block, x->at.end, "batch contents", e));
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_logits,
                              (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
-    TPL_TRY(gpu_alloc(c->places[0].card, &x->best, (size_t)s->o.max_logits * sizeof(int32_t), "best tokens", e));
-    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_best, x->best.bytes, "best tokens", e));
+    TPL_TRY(gpu_alloc(c->places[0].card, &x->best, best_bytes * (1 + CARD_BEST_SPACE), "best tokens", e));
+    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_best, best_bytes, "best tokens", e));
     for (int i = 0; i < s->n_ranks; i++)
         TPL_TRY(open_rank(s, i, e));
     TPL_TRY(gpu_use(c->places[0].card, e));
@@ -429,7 +429,9 @@ static tpl_code find_best(session *s, tpl_err *e)
     cuda_session *x = state_of(s);
     const plan *p = team_plan(s->t, 0);
     TPL_TRY(gpu_use(place_of(s, 0)->card, e));
-    TPL_TRY(card_best(x->queues[0], s->ranks[0].bufs[p->logits_buf], s->n_logits, p->cfg.vocab, x->best.data, e));
+    int32_t *out = x->best.data;
+    TPL_TRY(card_best(x->queues[0], s->ranks[0].bufs[p->logits_buf], s->n_logits, p->cfg.vocab, out,
+                      out + s->o.max_logits, e));
     return gpu_copy(x->queues[0], x->host_best.data, x->best.data, (size_t)s->n_logits * sizeof(int32_t), e);
 }
 

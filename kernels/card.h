@@ -45,8 +45,12 @@ tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e);
 tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_t parts, int64_t rows, int64_t share,
                    bool apart, tpl_err *e);
 
-/* out[row] = column of the first greatest of n logits, NaN left out; 0 where there is none. */
-tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, tpl_err *e);
+enum { CARD_BEST_SPACE = 64 };
+
+/* out[row] = column of the first greatest of n logits, NaN left out; 0 where there is none. space [rows,
+ * CARD_BEST_SPACE]. */
+tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, int32_t *space,
+                   tpl_err *e);
 
 /* Reads all of data (a multiple of 16 bytes), and writes it back incremented if `update`: what memory can do at most.
  */

@@ -16,7 +16,7 @@ tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }
 
-tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, tpl_err *e)
+tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, int32_t *space, tpl_err *e)
 {
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }

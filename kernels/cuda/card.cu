@@ -91,13 +91,21 @@ tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_
     return cu_launched("turn", e);
 }
 
-/* ---- the best token: a block a row ---- */
+/* ---- the best token: parts of a row first, then the best of them ---- */
 
-enum { BEST_THREADS = 1024 };
+enum { BEST_THREADS = 256, BEST_PARTS = 64 };
 
 static __device__ __forceinline__ bool is_better(float v, int at, float than, int than_at)
 {
     return at >= 0 && (than_at < 0 || v > than || (v == than && at < than_at));
+}
+
+static __device__ __forceinline__ void take_better(float v, int at, float *best, int *best_at)
+{
+    if (is_better(v, at, *best, *best_at)) {
+        *best = v;
+        *best_at = at;
+    }
 }
 
 static __device__ __forceinline__ void best_of_warp(float *best, int *at)
@@ -105,43 +113,56 @@ static __device__ __forceinline__ void best_of_warp(float *best, int *at)
     for (int d = 16; d > 0; d /= 2) {
         float other = __shfl_xor_sync(0xffffffffu, *best, d);
         int other_at = __shfl_xor_sync(0xffffffffu, *at, d);
-        if (is_better(other, other_at, *best, *at)) {
-            *best = other;
-            *at = other_at;
-        }
+        take_better(other, other_at, best, at);
     }
 }
 
-static __global__ void __launch_bounds__(BEST_THREADS) best_kernel(const float *logits, int64_t n, int32_t *out)
+/* grid (rows, BEST_PARTS): a place a part, -1 where it has no number. */
+static __global__ void __launch_bounds__(BEST_THREADS) best_part_kernel(const float *logits, int64_t n, int32_t *parts)
 {
     __shared__ float values[BEST_THREADS / 32];
     __shared__ int places[BEST_THREADS / 32];
     const float *row = logits + blockIdx.x * n;
     float best = 0;
     int at = -1;
-    for (int i = threadIdx.x; i < n; i += BEST_THREADS)
-        if (!isnan(row[i]) && is_better(row[i], i, best, at)) {
-            best = row[i];
-            at = i;
-        }
+    for (int64_t i = (int64_t)blockIdx.y * BEST_THREADS + threadIdx.x; i < n; i += BEST_PARTS * BEST_THREADS)
+        if (!isnan(row[i]))
+            take_better(row[i], (int)i, &best, &at);
     best_of_warp(&best, &at);
     if (threadIdx.x % 32 == 0) {
         values[threadIdx.x / 32] = best;
         places[threadIdx.x / 32] = at;
     }
     __syncthreads();
-    best = values[threadIdx.x % 32];
-    at = places[threadIdx.x % 32];
+    for (int w = 0; w < BEST_THREADS / 32; w++)
+        take_better(values[w], places[w], &best, &at);
+    if (threadIdx.x == 0)
+        parts[blockIdx.x * BEST_PARTS + blockIdx.y] = at;
+}
+
+/* grid (rows), a warp */
+static __global__ void best_kernel(const float *logits, int64_t n, const int32_t *parts, int32_t *out)
+{
+    const float *row = logits + blockIdx.x * n;
+    float best = 0;
+    int at = -1;
+    for (int p = threadIdx.x; p < BEST_PARTS; p += 32) {
+        int place = parts[blockIdx.x * BEST_PARTS + p];
+        take_better(place < 0 ? 0.f : row[place], place, &best, &at);
+    }
     best_of_warp(&best, &at);
     if (threadIdx.x == 0)
         out[blockIdx.x] = at < 0 ? 0 : at;
 }
 
-tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, tpl_err *e)
+tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, int32_t *space, tpl_err *e)
 {
+    cudaStream_t stream = (cudaStream_t)gpu_queue_stream(q);
     if (rows == 0)
         return TPL_OK;
-    best_kernel<<<(unsigned)rows, BEST_THREADS, 0, (cudaStream_t)gpu_queue_stream(q)>>>(logits, n, out);
+    static_assert((int)BEST_PARTS == (int)CARD_BEST_SPACE, "a place a part");
+    best_part_kernel<<<dim3((unsigned)rows, BEST_PARTS), BEST_THREADS, 0, stream>>>(logits, n, space);
+    best_kernel<<<(unsigned)rows, 32, 0, stream>>>(logits, n, space, out);
     return cu_launched("best token", e);
 }
 

@@ -535,26 +535,35 @@ static __global__ void __launch_bounds__(S::THREADS) flash_kernel(const __grid_c
     store<S>(a, s, wm, wn, w, o);
 }
 
-/* ---- joining splits: grid (rows, heads), a thread a column ---- */
+/* ---- joining splits: grid (rows, heads, columns / JOIN_THREADS), a thread a column ---- */
 
-static __global__ void flash_join_kernel(const float *part_o, const float *part_lse, int n_parts, int dv, cu_bf16 *out,
-                                         int64_t out_stride, float *lse, int64_t lse_stride)
+enum { JOIN_THREADS = 128, MAX_SPLITS = 512 };
+
+static __global__ void __launch_bounds__(JOIN_THREADS)
+    flash_join_kernel(const float *part_o, const float *part_lse, int n_parts, int dv, cu_bf16 *out, int64_t out_stride,
+                      float *lse, int64_t lse_stride)
 {
+    __shared__ float weights[MAX_SPLITS], space[JOIN_THREADS / 32];
     int64_t n = (int64_t)gridDim.x * gridDim.y, at = (int64_t)blockIdx.x * gridDim.y + blockIdx.y;
-    float top = -INFINITY, sum = 0;
+    int c = blockIdx.z * JOIN_THREADS + threadIdx.x;
+    float top = -INFINITY, sum = 0, v = 0;
+    for (int p = threadIdx.x; p < n_parts; p += JOIN_THREADS)
+        weights[p] = part_lse[p * n + at];
+    __syncthreads();
     for (int p = 0; p < n_parts; p++)
-        top = fmaxf(top, part_lse[p * n + at]);
-    for (int p = 0; p < n_parts && top > -INFINITY; p++)
-        sum += expf(part_lse[p * n + at] - top);
-    for (int c = threadIdx.x; c < dv; c += blockDim.x) {
-        float v = 0;
-        for (int p = 0; p < n_parts && top > -INFINITY; p++) {
-            float weight = expf(part_lse[p * n + at] - top);
-            v += weight > 0 ? weight * part_o[(p * n + at) * dv + c] : 0.f;
-        }
-        out[blockIdx.x * out_stride + (int64_t)blockIdx.y * dv + c] = __float2bfloat16_rn(sum > 0 ? v / sum : 0.f);
+        top = fmaxf(top, weights[p]);
+    __syncthreads();
+    for (int p = threadIdx.x; p < n_parts; p += JOIN_THREADS) {
+        weights[p] = top > -INFINITY ? expf(weights[p] - top) : 0.f;
+        sum += weights[p];
     }
-    if (lse && threadIdx.x == 0)
+    sum = cu_block_sum(sum, space);
+#pragma unroll 8
+    for (int p = 0; p < n_parts; p++)
+        v += c < dv && weights[p] > 0 ? weights[p] * part_o[(p * n + at) * dv + c] : 0.f;
+    if (c < dv)
+        out[blockIdx.x * out_stride + (int64_t)blockIdx.y * dv + c] = __float2bfloat16_rn(sum > 0 ? v / sum : 0.f);
+    if (lse && c == 0)
         lse[blockIdx.x * lse_stride + blockIdx.y] = sum > 0 ? top + logf(sum) : -INFINITY;
 }
 
@@ -567,6 +576,7 @@ static int flash_splits(int64_t vectors, int kv_heads, int n_seqs, int64_t token
     int64_t blocks = (vectors + S::MT - 1) / S::MT * kv_heads * n_seqs, room = (int64_t)cuda_sm_count() * blocks_an_sm;
     int64_t most = tokens / (2 * S::TN), n = blocks > 0 ? room / blocks : 1;
     n = n < most ? n : most;
+    n = n < (int64_t)MAX_SPLITS ? n : (int64_t)MAX_SPLITS;
     return n < 1 ? 1 : (int)n;
 }
 
@@ -609,10 +619,9 @@ static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int
     TPL_TRY(cu_launched(name, e));
     if (whole)
         return TPL_OK;
-    dim3 all((unsigned)a.batch.n_rows, (unsigned)a.heads);
-    int threads = S::DV < 256 ? (int)S::DV : 256;
-    flash_join_kernel<<<all, threads, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out, a.out_stride,
-                                                           a.lse, a.lse_stride);
+    dim3 all((unsigned)a.batch.n_rows, (unsigned)a.heads, (unsigned)((S::DV + JOIN_THREADS - 1) / JOIN_THREADS));
+    flash_join_kernel<<<all, JOIN_THREADS, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out, a.out_stride,
+                                                                a.lse, a.lse_stride);
     return cu_launched(name, e);
 }
 

@@ -22,23 +22,24 @@ static unsigned blocks_of(int64_t n)
 
 /* ---- embed, gather ---- */
 
-/* out[r] = table[index[r]]; grid (rows), any width. */
+/* out[r] = table[index[r]]; grid (rows, columns / THREADS). */
 template <typename T>
 static __global__ void embed_kernel(const void *table, int type, int64_t stride, int64_t vocab, const int32_t *token,
                                     cu_mat<T> out, int64_t width)
 {
-    int64_t from = min((int64_t)max(token[blockIdx.x], 0), vocab - 1) * stride, to = blockIdx.x * out.stride;
-    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
-        cu_put(out.data + to + c, cu_load(table, type, from + c));
+    int64_t row = min((int64_t)max(token[blockIdx.x], 0), vocab - 1), c = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+    if (c < width)
+        cu_put(out.data + blockIdx.x * out.stride + c, cu_load(table, type, row * stride + c));
 }
 
 tpl_code cuda_embed(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_embed *o = &call->embed;
+    dim3 grid((unsigned)o->out.rows, blocks_of(o->out.cols));
     if (o->out.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->out.dtype, T,
-               embed_kernel<T><<<(unsigned)o->out.rows, THREADS, 0, cu_stream(ctx)>>>(
+               embed_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(
                    o->table.data, o->table.dtype, o->table.stride, o->table.rows, o->batch->row_token, view<T>(&o->out),
                    o->out.cols));
     return cu_launched("embed", e);
@@ -47,20 +48,20 @@ tpl_code cuda_embed(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 template <typename X, typename T>
 static __global__ void gather_kernel(cu_mat<X> x, const int32_t *index, cu_mat<T> out, int64_t width)
 {
-    const X *from = x.data + index[blockIdx.x] * x.stride;
-    T *to = out.data + blockIdx.x * out.stride;
-    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
-        cu_put(to + c, cu_get(from[c]));
+    int64_t c = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+    if (c < width)
+        cu_put(out.data + blockIdx.x * out.stride + c, cu_get(x.data[index[blockIdx.x] * x.stride + c]));
 }
 
 tpl_code cuda_gather_rows(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_gather_rows *o = &call->gather_rows;
+    dim3 grid((unsigned)o->out.rows, blocks_of(o->out.cols));
     if (o->out.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->x.dtype, X,
                CU_BY_TYPE(o->out.dtype, T,
-                          gather_kernel<X, T><<<(unsigned)o->out.rows, THREADS, 0, cu_stream(ctx)>>>(
+                          gather_kernel<X, T><<<grid, THREADS, 0, cu_stream(ctx)>>>(
                               view<X>(&o->x), o->index, view<T>(&o->out), o->out.cols)));
     return cu_launched("gather_rows", e);
 }
@@ -82,6 +83,77 @@ static __global__ void rmsnorm_kernel(cu_mat<T> x, cu_mat<T> out, const void *we
         cu_put(to + c, cu_get(from[c]) * by * (weight ? cu_load(weight, weight_type, c) : 1.f));
 }
 
+/* The same for bf16 rows of whole 16-byte pieces, read once and held in registers: decode has a row or two, and one block
+ * must bring all of it in at once. Before: 25 us for a cold row of 7168 on an H100; the weight is read beside the row. */
+enum { WIDE_THREADS = 1024, WIDE_PIECES = 2, WIDE_MOST = WIDE_THREADS * WIDE_PIECES * 8 };
+
+static __device__ __forceinline__ void widen(const uint4 &v, float f[8])
+{
+    const __nv_bfloat162 *p = (const __nv_bfloat162 *)&v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2 two = __bfloat1622float2(p[i]);
+        f[2 * i] = two.x;
+        f[2 * i + 1] = two.y;
+    }
+}
+
+static __device__ __forceinline__ uint4 narrow(const float f[8])
+{
+    uint4 v;
+    __nv_bfloat162 *p = (__nv_bfloat162 *)&v;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        p[i] = __floats2bfloat162_rn(f[2 * i], f[2 * i + 1]);
+    return v;
+}
+
+static __global__ void __launch_bounds__(WIDE_THREADS)
+    rmsnorm_wide_kernel(const cu_bf16 *x, int64_t x_stride, cu_bf16 *out, int64_t out_stride, const cu_bf16 *weight, int width, float eps)
+{
+    __shared__ float space[WIDE_THREADS / 32];
+    const uint4 *from = (const uint4 *)(x + blockIdx.x * x_stride + blockIdx.y * width);
+    uint4 *to = (uint4 *)(out + blockIdx.x * out_stride + blockIdx.y * width), v[WIDE_PIECES], w[WIDE_PIECES];
+    int n = width / 8;
+    float f[8], g[8], sum = 0;
+#pragma unroll
+    for (int i = 0; i < WIDE_PIECES; i++) {
+        int at = threadIdx.x + i * blockDim.x;
+        v[i] = at < n ? from[at] : make_uint4(0, 0, 0, 0);
+        w[i] = at < n && weight ? ((const uint4 *)weight)[at] : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < WIDE_PIECES; i++) {
+        widen(v[i], f);
+        for (int k = 0; k < 8; k++)
+            sum += f[k] * f[k];
+    }
+    float by = 1.f / sqrtf(cu_block_sum(sum, space) / (float)width + eps);
+#pragma unroll
+    for (int i = 0; i < WIDE_PIECES; i++) {
+        int at = threadIdx.x + i * blockDim.x;
+        widen(v[i], f);
+        widen(w[i], g);
+        for (int k = 0; k < 8; k++)
+            f[k] *= weight ? by * g[k] : by;
+        if (at < n)
+            to[at] = narrow(f);
+    }
+}
+
+static bool is_wide(const op_rmsnorm *o, int64_t width)
+{
+    uintptr_t at = (uintptr_t)o->x.data | (uintptr_t)o->out.data | (uintptr_t)o->weight.data;
+    int64_t steps = o->x.stride | o->out.stride | width;
+    return o->x.dtype == DT_BF16 && at % 16 == 0 && steps % 8 == 0 && width <= WIDE_MOST && (!o->weight.data || o->weight.dtype == DT_BF16);
+}
+
+static unsigned wide_threads(int64_t width)
+{
+    int64_t pieces = (width / 8 + 31) / 32 * 32;
+    return (unsigned)(pieces < (int64_t)WIDE_THREADS ? pieces : (int64_t)WIDE_THREADS);
+}
+
 /* Threads that have something to do: whole warps. */
 static unsigned threads_for(int64_t width)
 {
@@ -95,6 +167,12 @@ tpl_code cuda_rmsnorm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     dim3 grid((unsigned)o->x.rows, (unsigned)o->groups);
     if (o->x.rows == 0)
         return TPL_OK;
+    if (is_wide(o, width)) {
+        rmsnorm_wide_kernel<<<grid, wide_threads(width), 0, cu_stream(ctx)>>>((const cu_bf16 *)o->x.data, o->x.stride,
+                                                                              (cu_bf16 *)o->out.data, o->out.stride,
+                                                                              (const cu_bf16 *)o->weight.data, (int)width, o->eps);
+        return cu_launched("rmsnorm", e);
+    }
     CU_BY_TYPE(o->x.dtype, T,
                rmsnorm_kernel<T><<<grid, threads_for(width), 0, cu_stream(ctx)>>>(
                    view<T>(&o->x), view<T>(&o->out), o->weight.data, o->weight.dtype, width, o->eps));
@@ -132,7 +210,7 @@ tpl_code cuda_sliced_norm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 /* ---- rope: a block a row; threads share heads and pairs. Each pair of stored values comes from one pair of read ones,
  * but in another place, so that a block reads all it turns before it writes ---- */
 
-enum { ROPE_SPACE = 16384 }; /* bytes of shared memory: heads go in groups that fit */
+enum { ROPE_SPACE = 2048 }; /* bytes of shared memory: so few heads a block that even one row keeps many blocks busy */
 
 template <typename T>
 static __global__ void rope_kernel(cu_mat<T> x, int heads, int head_stride, int dim, const float *cosine,

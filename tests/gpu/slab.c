@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "kernels/card.h"
 
 enum { SCRATCH_GUARD = 4096 };
 
@@ -240,4 +241,18 @@ int slab_check(slab *s, const slab_case *c, const char *what)
     memcpy(s->host, s->before, s->used);
     cr_assert(n_run > 0, "%s: no row of backend cuda takes it", what);
     return n_run;
+}
+
+void slab_best(slab *s, const mat *logits, int32_t *out)
+{
+    tpl_err e = {0};
+    dev_buf found;
+    size_t rows = (size_t)logits->rows, bytes = rows * sizeof(int32_t);
+    const float *at = (const float *)(const void *)((char *)s->card_mem.data + ((char *)logits->data - s->host));
+    cr_assert(gpu_alloc(s->card, &found, bytes * (1 + CARD_BEST_SPACE), "best", &e) == TPL_OK, "%s", e.what);
+    cr_assert(gpu_copy_now(s->queue, s->card_mem.data, s->host, s->used, &e) == TPL_OK, "%s", e.what);
+    int32_t *tokens = found.data;
+    cr_assert(card_best(s->queue, at, logits->rows, logits->cols, tokens, tokens + rows, &e) == TPL_OK, "%s", e.what);
+    cr_assert(gpu_copy_now(s->queue, out, tokens, bytes, &e) == TPL_OK, "%s", e.what);
+    gpu_free(s->card, &found);
 }

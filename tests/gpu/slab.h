@@ -41,4 +41,7 @@ typedef struct {
 /* Runs every row of backend "cuda" that takes the call against "ref"; returns how many rows there were. */
 int slab_check(slab *s, const slab_case *c, const char *what);
 
+/* card_best() of rows that lie in the slab without gaps. */
+void slab_best(slab *s, const mat *logits, int32_t *out);
+
 #endif

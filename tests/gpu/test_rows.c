@@ -397,3 +397,26 @@ Test(rows, experts)
         }
     slab_destroy(s);
 }
+
+/* The host's choice, over rows with ties, NaN and nothing but NaN. */
+Test(rows, best_token)
+{
+    enum { ROWS = 4, N = 70001 };
+    slab *s = open_slab();
+    rng r = rng_make(1, 11);
+    mat logits = slab_mat(s, &r, ROWS, N, 0, DT_F32, 9);
+    float *row = logits.data;
+    int32_t want[ROWS] = {0, 12345, 7, 0}, got[ROWS];
+    row[0] = 10;
+    row[N - 1] = 10;
+    row[N] = row[N + 4] = NAN;
+    row[N + 12345] = row[N + 60000] = 20;
+    for (int i = 0; i < N; i++) {
+        row[2 * N + i] = i == 7 ? -INFINITY : NAN;
+        row[3 * N + i] = NAN;
+    }
+    slab_best(s, &logits, got);
+    for (int i = 0; i < ROWS; i++)
+        cr_expect(got[i] == want[i], "row %d: %d, expected %d", i, got[i], want[i]);
+    slab_destroy(s);
+}
