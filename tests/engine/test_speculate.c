@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <criterion/criterion.h>
+#include <criterion/parameterized.h>
 
 #include "engine/sampler.h"
 #include "tests/support/checkpoint.h"
@@ -598,14 +599,22 @@ static spec_options sampling_options(const sampling_case *c)
                           .seed = 1234};
 }
 
-Test(speculate, sampled_text_is_distributed_as_the_bases, .timeout = 600)
+/* A number of samplings[], as parameters hold no pointers. */
+ParameterizedTestParameters(speculate, sampled_text_is_distributed_as_the_bases)
 {
-    for (size_t i = 0; i < sizeof samplings / sizeof *samplings; i++) {
-        const sampling_case *c = &samplings[i];
-        double p = sampling_p((duo_setup){.groups = c->groups, .mla_draft = c->mla_draft != 0}, sampling_options(c));
-        printf("# %s: p = %.3f over %d draws\n", c->name, p, n_draws());
-        cr_expect(p > 1e-3, "%s: p = %g", c->name, p);
-    }
+    static int which[sizeof samplings / sizeof *samplings];
+    for (int i = 0; i < (int)(sizeof which / sizeof *which); i++)
+        which[i] = i;
+    return cr_make_param_array(int, which, sizeof which / sizeof *which);
+}
+
+ParameterizedTest(int *which, speculate, sampled_text_is_distributed_as_the_bases, .timeout = 3600)
+{
+    const sampling_case *c = &samplings[*which];
+    duo_setup u = {.groups = c->groups, .mla_draft = c->mla_draft != 0};
+    double p = sampling_p(u, sampling_options(c));
+    printf("# %s: p = %.3f over %d draws\n", c->name, p, n_draws());
+    cr_expect(p > 1e-3, "%s: p = %g", c->name, p);
 }
 
 /* ---- the same test must fail for wrong rules ---- */
@@ -642,7 +651,7 @@ static void residual_one_early(void *user, accept_case *c, rng *r, accept_result
         out->bonus = accept_draw(c->p, c->tree->vocab, r);
 }
 
-Test(speculate, wrong_rules_fail_the_same_test, .timeout = 600)
+Test(speculate, wrong_rules_fail_the_same_test, .timeout = 3600)
 {
     static const struct {
         const char *name;
