@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,7 +14,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static log_level level_now = LOG_NOTE;
 static bool line_shown;
 static double started_s, shown_s;
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted;
 
 enum { PIPE_INTERVAL_S = 5 };
 
@@ -76,21 +77,38 @@ void progress_clear(void)
     pthread_mutex_unlock(&lock);
 }
 
-static void on_signal(int number)
+static void *wait_for_signals(void *set)
 {
-    if (interrupted)
-        _exit(128 + number);
-    interrupted = 1;
+    int number;
+    for (;;) {
+        if (sigwait(set, &number) != 0)
+            continue;
+        if (interrupted)
+            _exit(128 + number);
+        interrupted = true;
+    }
+    return NULL;
 }
 
+/* No handler: its frame goes below the stack pointer of whichever thread it hits, and generated code of a matrix library may
+ * use that register for something else while it runs. So the signals are blocked everywhere and one thread takes them. */
 void interrupt_install(void)
 {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    static sigset_t set;
+    pthread_t waiter;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    signal(SIGINT, SIG_DFL); /* a shell starts background jobs with it ignored */
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0)
+        return;
+    if (pthread_create(&waiter, NULL, wait_for_signals, &set) == 0)
+        pthread_detach(waiter);
+    else
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL); /* a signal then ends the process, as without this call */
 }
 
 bool interrupt_seen(void)
 {
-    return interrupted != 0;
+    return interrupted;
 }

@@ -24,7 +24,8 @@ void progress_show(long done, long total, const char *fmt, ...) __attribute__((f
 void progress_clear(void);
 
 /* True once SIGINT or SIGTERM arrived (after interrupt_install). Long loops ask and return TPL_E_INTERRUPTED.
- * A second signal ends the process at once. */
+ * A second signal ends the process at once. Call it before any other thread is made: threads made later inherit that both
+ * signals are taken by one waiting thread. */
 void interrupt_install(void);
 bool interrupt_seen(void);
 

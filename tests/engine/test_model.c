@@ -445,7 +445,9 @@ Test(model, checks_stop_when_interrupted)
     rig_init(&r, ckpt_small_gqa(), DT_BF16);
     cr_assert_eq(rig_open(&r, NULL, 1, &m), TPL_OK);
     interrupt_install();
-    raise(SIGINT);
+    kill(getpid(), SIGINT);
+    for (int i = 0; i < 2000 && !interrupt_seen(); i++)
+        usleep(1000);
     cr_expect_eq(model_check_finite(m, &r.e), TPL_E_INTERRUPTED);
     cr_expect_eq(model_sha256(m, &sha, &r.e), TPL_E_INTERRUPTED);
     model_close(m);
