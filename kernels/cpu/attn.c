@@ -11,8 +11,9 @@ enum {
     STATE_VALUES = 128 * 1024,     /* queries and outputs kept at a time: half of a 1 MiB L2 cache */
     WEIGHT_VALUES = 256 * 1024,    /* widened weights kept at a time */
     GQA_STATE_VALUES = 512 * 1024, /* of all heads; a head's part passes through the cache on its own */
-    MHA_ROWS = 1024,               /* rows that share one expansion of keys and values: it costs them a few per cent */
-    WIDE_ROW = 256                 /* from this width on, blocks are half as long, to stay in the cache */
+    GQA_PAIR_TOK = 32, /* with pairs: a block as it lies, its values and the queries then share an L2 cache */
+    MHA_ROWS = 1024,   /* rows that share one expansion of keys and values: it costs them a few per cent */
+    WIDE_ROW = 256     /* from this width on, blocks are half as long, to stay in the cache */
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -60,9 +61,10 @@ static void cut_state(cutter *c, flash *f, int64_t rows, int64_t dk, int64_t dv)
     f->sum = cut(c, rows);
 }
 
-static float *cut_scores(cutter *c)
+static void cut_scores(cutter *c, flash *f)
 {
-    return cut(c, FLASH_ROWS * FLASH_TOK);
+    f->scores = cut(c, FLASH_ROWS * FLASH_TOK);
+    f->weights = cut(c, FLASH_ROWS * FLASH_TOK / 2);
 }
 
 /* ---- moving rows ---- */
@@ -72,7 +74,26 @@ typedef struct {
     tpl_dtype compute;
     const kv_view *kv;
     int32_t seq;
+    const simd_pairs *pairs; /* not NULL: the cache is multiplied as it lies, in bf16 pairs (flash.h) */
 } source;
+
+/* `even`: whether all widths and offsets fall on whole pairs. */
+static const simd_pairs *pairs_of(const simd_ops *v, tpl_dtype compute, const kv_view *kv, bool even)
+{
+    bool fits = compute == DT_BF16 && kv->dtype == DT_BF16 && kv->width % 2 == 0 && even;
+    return fits && v->pairs && v->pairs->available() ? v->pairs : NULL;
+}
+
+static bool is_even(int64_t a, int64_t b, int64_t c, int64_t d)
+{
+    return ((a | b | c | d) & 1) == 0;
+}
+
+/* 4-byte words that n elements of a query or key take. */
+static int64_t words(const source *s, int64_t n)
+{
+    return s->pairs ? n / 2 : n;
+}
 
 /* dst [n, width] = columns [off, + width) of tokens [first, first + n), as products take them. */
 static void gather(const source *s, int64_t first, int64_t n, int64_t off, int64_t width, float *dst, int64_t ldd)
@@ -89,9 +110,31 @@ static void gather(const source *s, int64_t first, int64_t n, int64_t off, int64
     }
 }
 
+/* keys [width / 2, n] of words, rows ldk apart, from columns [off, + width) of tokens [first, first + n). */
+static void transpose_pairs(const source *s, int64_t first, int64_t n, int64_t off, int64_t width, float *keys,
+                            int64_t ldk)
+{
+    for (int64_t t = 0; t < n;) {
+        int64_t run = least(n - t, s->kv->page_tok - (first + t) % s->kv->page_tok);
+        s->v->transpose(keys + t, ldk, paging_row(s->kv, s->seq, first + t, off), s->kv->width / 2, run, width / 2);
+        t += run;
+    }
+}
+
+/* dst [ceil(n / 2), width] of words: tokens two by two. */
+static void interleave_pairs(const source *s, int64_t first, int64_t n, int64_t off, int64_t width, float *dst,
+                             int64_t ldd)
+{
+    for (int64_t t = 0; t < n; t += 2, dst += ldd)
+        s->pairs->interleave(dst, paging_row(s->kv, s->seq, first + t, off),
+                             t + 1 < n ? paging_row(s->kv, s->seq, first + t + 1, off) : NULL, width);
+}
+
 static void copy_query(const source *s, float *dst, const float *src, int64_t n)
 {
-    if (s->compute == DT_BF16)
+    if (s->pairs)
+        s->v->to_bf16((bf16 *)dst, src, n);
+    else if (s->compute == DT_BF16)
         s->v->round_bf16(dst, src, n);
     else
         memcpy(dst, src, (size_t)n * sizeof *dst);
@@ -120,7 +163,7 @@ static size_t latent_cut(const op_attn_latent *o, float *base, latent_work *w)
     w->block = width > WIDE_ROW ? FLASH_TOK / 2 : FLASH_TOK;
     w->rows = most(1, STATE_VALUES / (o->heads * (pad(width) + pad(o->lat))));
     cut_state(&c, &w->f, least(w->rows, o->batch->n_rows) * o->heads, width, o->lat);
-    w->f.scores = cut_scores(&c);
+    cut_scores(&c, &w->f);
     w->rope_start = pad(o->lat);
     w->ld_tokens = w->rope_start + pad(o->rope);
     w->tokens = cut(&c, w->block * w->ld_tokens);
@@ -141,16 +184,28 @@ static void latent_queries(const source *s, const op_attn_latent *o, latent_work
         int64_t row = row0 + i / o->heads, h = i % o->heads;
         copy_query(s, q, cpu_row(&o->q_lat, row) + h * o->q_lat_head_stride, o->lat);
         if (o->rope > 0)
-            copy_query(s, q + o->lat, cpu_row(&o->q_pe, row) + h * o->q_pe_head_stride, o->rope);
+            copy_query(s, q + words(s, o->lat), cpu_row(&o->q_pe, row) + h * o->q_pe_head_stride, o->rope);
     }
+}
+
+static void latent_load_block(const source *s, const op_attn_latent *o, latent_work *w, int64_t first, int64_t n)
+{
+    float *rope_keys = w->keys + words(s, o->lat) * w->block;
+    if (s->pairs) {
+        transpose_pairs(s, first, n, o->lat_off, o->lat, w->keys, w->block);
+        transpose_pairs(s, first, n, o->rope_off, o->rope, rope_keys, w->block);
+        interleave_pairs(s, first, n, o->lat_off, o->lat, w->tokens, w->ld_tokens);
+        return;
+    }
+    gather(s, first, n, o->lat_off, o->lat, w->tokens, w->ld_tokens);
+    gather(s, first, n, o->rope_off, o->rope, w->tokens + w->rope_start, w->ld_tokens);
+    s->v->transpose(w->keys, w->block, w->tokens, w->ld_tokens, n, o->lat);
+    s->v->transpose(rope_keys, w->block, w->tokens + w->rope_start, w->ld_tokens, n, o->rope);
 }
 
 static void latent_add_block(const source *s, const op_attn_latent *o, latent_work *w, int64_t first, int64_t n)
 {
-    gather(s, first, n, o->lat_off, o->lat, w->tokens, w->ld_tokens);
-    gather(s, first, n, o->rope_off, o->rope, w->tokens + w->rope_start, w->ld_tokens);
-    s->v->transpose(w->keys, w->block, w->tokens, w->ld_tokens, n, o->lat);
-    s->v->transpose(w->keys + o->lat * w->block, w->block, w->tokens + w->rope_start, w->ld_tokens, n, o->rope);
+    latent_load_block(s, o, w, first, n);
     flash_block b = {
         .first = first, .n = n, .keys = w->keys, .ldk = w->block, .values = w->tokens, .ldv = w->ld_tokens};
     flash_add(&w->f, &b);
@@ -185,8 +240,13 @@ tpl_code cpu_attn_latent(const simd_ops *v, kernel_ctx *ctx, const op_call *call
     const op_attn_latent *o = &call->attn_latent;
     latent_work w = {.f = {.simd = v, .batch = o->batch, .kv = &o->kv, .per_row = o->heads, .scale = o->scale}};
     latent_cut(o, ctx->scratch, &w);
+    w.f.pairs = pairs_of(v, ctx->compute, &o->kv, is_even(o->lat, o->rope, o->lat_off, o->rope_off));
+    if (w.f.pairs) {
+        w.f.dk /= 2;
+        w.block = FLASH_TOK; /* half as wide, twice as long */
+    }
     for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
-        source s = {v, ctx->compute, &o->kv, seq};
+        source s = {v, ctx->compute, &o->kv, seq, w.f.pairs};
         int64_t n = batch_seq_rows(o->batch, seq);
         for (int64_t i = 0; i < n; i += w.rows)
             latent_rows(&s, o, &w, i, least(w.rows, n - i));
@@ -218,7 +278,7 @@ static size_t mha_cut(const op_attn_mha *o, float *base, mha_work *w)
     w->o = w->f.o;
     w->max = w->f.max;
     w->sum = w->f.sum;
-    w->f.scores = cut_scores(&c);
+    cut_scores(&c, &w->f);
     w->w_uk = cut(&c, w->heads * o->nope * o->lat);
     w->w_uv = cut(&c, w->heads * o->lat * v_pad);
     w->rope_start = pad(o->lat);
@@ -355,7 +415,7 @@ tpl_code cpu_attn_mha(const simd_ops *v, kernel_ctx *ctx, const op_call *call, t
     mha_work w = {.f = {.simd = v, .batch = o->batch, .kv = &o->kv, .per_row = 1, .scale = o->scale}};
     mha_cut(o, ctx->scratch, &w);
     for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
-        source s = {v, ctx->compute, &o->kv, seq};
+        source s = {v, ctx->compute, &o->kv, seq, NULL};
         int64_t n = batch_seq_rows(o->batch, seq);
         for (int64_t i = 0; i < n; i += w.rows) {
             w.f.row0 = (int32_t)(o->batch->seq_row0[seq] + i);
@@ -392,7 +452,7 @@ static size_t gqa_cut(const op_attn_gqa *o, float *base, gqa_work *w)
     w->o = w->f.o;
     w->max = w->f.max;
     w->sum = w->f.sum;
-    w->f.scores = cut_scores(&c);
+    cut_scores(&c, &w->f);
     w->tokens = cut(&c, w->block * w->ld);
     w->keys = cut(&c, o->head_dim * w->block);
     w->values = cut(&c, w->block * w->ld);
@@ -414,13 +474,38 @@ static void gqa_point_at(gqa_work *w, int64_t kv_head)
     w->f.sum = w->sum + row;
 }
 
-static void gqa_add_block(const source *s, const op_attn_gqa *o, gqa_work *w, int64_t first, int64_t n)
+/* A block as it lies goes to `tokens` in one pass along the cache, keys before values, and is taken apart there. */
+static void gqa_load_pairs(const source *s, const op_attn_gqa *o, gqa_work *w, int64_t first, int64_t n)
 {
-    int64_t dim = o->head_dim, width = o->kv_heads * dim;
+    int64_t width = o->kv_heads * (int64_t)o->head_dim, bytes = width * (int64_t)sizeof(bf16);
+    for (int64_t t = 0; t < n; t++) {
+        float *to = w->tokens + t * w->ld;
+        memcpy(to, paging_row(s->kv, s->seq, first + t, o->k_off), (size_t)bytes);
+        memcpy(to + width / 2, paging_row(s->kv, s->seq, first + t, o->v_off), (size_t)bytes);
+    }
+    const float *even = w->tokens + width / 2;
+    for (int64_t t = 0; t < n; t += 2, even += 2 * w->ld)
+        s->pairs->interleave(w->values + t / 2 * w->ld, (const bf16 *)even,
+                             t + 1 < n ? (const bf16 *)(even + w->ld) : NULL, width);
+}
+
+static void gqa_load_block(const source *s, const op_attn_gqa *o, gqa_work *w, int64_t first, int64_t n)
+{
+    int64_t width = o->kv_heads * (int64_t)o->head_dim;
+    if (s->pairs) {
+        gqa_load_pairs(s, o, w, first, n);
+        return;
+    }
     gather(s, first, n, o->k_off, width, w->tokens, w->ld);
     gather(s, first, n, o->v_off, width, w->values, w->ld);
+}
+
+static void gqa_add_block(const source *s, const op_attn_gqa *o, gqa_work *w, int64_t first, int64_t n)
+{
+    int64_t dim = o->head_dim;
+    gqa_load_block(s, o, w, first, n);
     for (int64_t g = 0; g < o->kv_heads; g++) {
-        s->v->transpose(w->keys, w->block, w->tokens + g * dim, w->ld, n, dim);
+        s->v->transpose(w->keys, w->block, w->tokens + g * words(s, dim), w->ld, n, words(s, dim));
         flash_block b = {
             .first = first, .n = n, .keys = w->keys, .ldk = w->block, .values = w->values + g * dim, .ldv = w->ld};
         gqa_point_at(w, g);
@@ -474,8 +559,13 @@ tpl_code cpu_attn_gqa(const simd_ops *v, kernel_ctx *ctx, const op_call *call, t
     gqa_work w = {.f = {.simd = v, .batch = o->batch, .kv = &o->kv, .window = o->window, .scale = o->scale}};
     gqa_cut(o, ctx->scratch, &w);
     w.f.per_row = (int32_t)w.group;
+    w.f.pairs = pairs_of(v, ctx->compute, &o->kv, is_even(o->head_dim, o->k_off, o->v_off, 0));
+    if (w.f.pairs) {
+        w.f.dk /= 2;
+        w.block = least(w.block, GQA_PAIR_TOK);
+    }
     for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
-        source s = {v, ctx->compute, &o->kv, seq};
+        source s = {v, ctx->compute, &o->kv, seq, w.f.pairs};
         int64_t n = batch_seq_rows(o->batch, seq);
         for (int64_t i = 0; i < n; i += w.rows)
             gqa_rows(&s, o, &w, i, least(w.rows, n - i));

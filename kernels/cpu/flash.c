@@ -77,6 +77,21 @@ static void softmax_rows(flash *f, const flash_block *b, int64_t i0, int64_t row
     }
 }
 
+static void product(const flash *f, const simd_gemm *g)
+{
+    if (f->pairs)
+        f->pairs->gemm(g);
+    else
+        f->simd->gemm_nn(g);
+}
+
+/* Tokens past the block's end have weight 0, so that a last pair's other half counts for nothing. */
+static void round_weights(const flash *f, int64_t rows, int64_t n)
+{
+    for (int64_t i = 0; i < rows; i++)
+        f->simd->to_bf16((bf16 *)(f->weights + i * (FLASH_TOK / 2)), f->scores + i * FLASH_TOK, n);
+}
+
 static void add_rows(flash *f, const flash_block *b, int64_t i, int64_t rows, bool masked)
 {
     int64_t lanes = f->simd->lanes, n_padded = (b->n + lanes - 1) / lanes * lanes;
@@ -89,19 +104,21 @@ static void add_rows(flash *f, const flash_block *b, int64_t i, int64_t rows, bo
                        .ldb = b->ldk,
                        .c = f->scores,
                        .ldc = FLASH_TOK};
-    f->simd->gemm_nn(&score);
+    product(f, &score);
     softmax_rows(f, b, i, rows, n_padded, masked);
+    if (f->pairs)
+        round_weights(f, rows, n_padded);
     simd_gemm mix = {.m = rows,
                      .n = f->dv,
-                     .k = b->n,
-                     .a = f->scores,
-                     .lda = FLASH_TOK,
+                     .k = f->pairs ? (b->n + 1) / 2 : b->n,
+                     .a = f->pairs ? f->weights : f->scores,
+                     .lda = f->pairs ? FLASH_TOK / 2 : FLASH_TOK,
                      .b = b->values,
                      .ldb = b->ldv,
                      .c = f->o + i * f->dv,
                      .ldc = f->dv,
                      .accumulate = true};
-    f->simd->gemm_nn(&mix);
+    product(f, &mix);
 }
 
 void flash_add(flash *f, const flash_block *b)

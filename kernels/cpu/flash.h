@@ -18,6 +18,7 @@ enum {
 
 typedef struct {
     const simd_ops *simd;
+    const simd_pairs *pairs; /* not NULL: q, keys and values hold bf16 pairs in 4-byte words, and dk counts words */
     const batch_view *batch;
     const kv_view *kv;
     int32_t row0, per_row;
@@ -30,6 +31,7 @@ typedef struct {
     float *o;         /* [m, dv] sum of weight times value so far */
     float *max, *sum; /* [m] of the running softmax */
     float *scores;    /* [FLASH_ROWS, FLASH_TOK] */
+    float *weights;   /* with pairs: [FLASH_ROWS, FLASH_TOK / 2] words, the scores' exponentials in bf16 */
 } flash;
 
 /* Tokens [first, first + n) of the sequence, n <= FLASH_TOK. */
@@ -37,7 +39,7 @@ typedef struct {
     int64_t first, n;
     const float *keys; /* [dk, n], rows ldk apart, readable up to the next multiple of SIMD_MAX_LANES */
     int64_t ldk;
-    const float *values; /* [n, dv], rows ldv apart */
+    const float *values; /* [n, dv], rows ldv apart; with pairs of tokens: [ceil(n / 2), dv] */
     int64_t ldv;
 } flash_block;
 

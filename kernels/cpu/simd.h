@@ -29,8 +29,20 @@ typedef struct {
     bool accumulate;
 } simd_gemm;
 
+/* Products of bf16 values two by two, where the processor has them faster than f32 products. A pair is a 4-byte word whose
+ * lower half comes first; arrays of words are typed float so that they move through transpose() and share simd_gemm. */
+typedef struct {
+    bool (*available)(void);
+    /* Like gemm_nn, for a and b that hold pairs: k counts words, a pair's two products enter the same sum. Subnormal
+     * inputs and results count as 0. Reads b's columns like gemm_nn. */
+    void (*gemm)(const simd_gemm *g);
+    /* dst[i] = the pair (even[i], odd[i]); odd NULL: zeros. */
+    void (*interleave)(float *dst, const bf16 *even, const bf16 *odd, int64_t n);
+} simd_pairs;
+
 typedef struct {
     const char *name;
+    const simd_pairs *pairs; /* may be NULL; ask its available() */
     int32_t lanes; /* f32 values a vector, at most SIMD_MAX_LANES */
     bool (*available)(void);
 
@@ -59,5 +71,6 @@ typedef struct {
 } simd_ops;
 
 extern const simd_ops simd_portable, simd_avx2, simd_avx512;
+extern const simd_pairs simd_avx512bf16;
 
 #endif

@@ -20,5 +20,6 @@ static bool simd_set_available(void)
 #define SIMD_THIN_COLS 4
 #define SIMD_SET simd_avx512
 #define SIMD_NAME "avx512"
+#define SIMD_PAIRS &simd_avx512bf16
 
 #include "kernels/cpu/simd_body.h"

@@ -616,6 +616,9 @@ static float simd_softmax_row(float *s, const uint32_t *keep, int64_t n, float b
 
 const simd_ops SIMD_SET = {
     .name = SIMD_NAME,
+#ifdef SIMD_PAIRS
+    .pairs = SIMD_PAIRS,
+#endif
     .lanes = L,
     .available = simd_set_available,
     .gemm_nn = simd_gemm_nn,

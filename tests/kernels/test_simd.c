@@ -183,6 +183,65 @@ Test(simd, gemm_of_any_size)
                     check_gemm(v, m, n, k, way & 1, way & 2, way & 4);
 }
 
+/* c's other columns and rows stay as they were; b's columns past n hold NaN. */
+static void check_pairs(const simd_pairs *p, int m, int n, int k, bool accumulate)
+{
+    enum { LDA = 64, LDB = 80, LDC = 83 };
+    static float a[20 * LDA], b[60 * LDB], c[20 * LDC];
+    rng r = rng_make(57, (uint64_t)((m * 100 + n) * 100 + k));
+    bf16 *pa = (bf16 *)a, *pb = (bf16 *)b;
+    for (int i = 0; i < m * LDA * 2; i++)
+        pa[i] = bf16_from_f32((float)rng_normal(&r));
+    for (int i = 0; i < k * LDB * 2; i++)
+        pb[i] = i / 2 % LDB < n ? bf16_from_f32((float)rng_normal(&r)) : 0x7fc0;
+    for (int i = 0; i < 20 * LDC; i++)
+        c[i] = 3;
+    simd_gemm g = {
+        .m = m, .n = n, .k = k, .a = a, .lda = LDA, .b = b, .ldb = LDB, .c = c, .ldc = LDC, .accumulate = accumulate};
+    p->gemm(&g);
+    for (int i = 0; i < 20; i++)
+        for (int j = 0; j < LDC; j++) {
+            double want = accumulate || i >= m || j >= n ? 3 : 0, size = 3;
+            for (int w = 0; w < 2 * k && i < m && j < n; w++) {
+                double x = bf16_to_f32(pa[i * LDA * 2 + w]) * (double)bf16_to_f32(pb[(w / 2 * LDB + j) * 2 + w % 2]);
+                want += x;
+                size += fabs(x);
+            }
+            cr_assert(fabs(c[i * LDC + j] - want) <= size * 1e-6, "m %d n %d k %d: c[%d, %d] is %g, expected %g", m, n,
+                      k, i, j, c[i * LDC + j], want);
+        }
+}
+
+Test(simd, products_of_pairs_of_any_size)
+{
+    EACH_SET(v)
+    for (int m = 1; m <= 19 && v->pairs && v->pairs->available(); m++)
+        for (int n = 1; n <= 70; n += 1 + n / 8)
+            for (int k = 0; k <= 60; k += 1 + k / 2)
+                for (int accumulate = 0; accumulate < 2; accumulate++)
+                    check_pairs(v->pairs, m, n, k, accumulate);
+}
+
+Test(simd, interleaves_rows_of_any_length)
+{
+    bf16 even[70], odd[70];
+    for (int i = 0; i < 70; i++) {
+        even[i] = (bf16)(3 * i + 1);
+        odd[i] = (bf16)(0xffff - i);
+    }
+    EACH_SET(v)
+    for (int n = 0; n <= 70 && v->pairs && v->pairs->available(); n++)
+        for (int whole = 0; whole < 2; whole++) {
+            uint32_t got[71];
+            memset(got, 0xa5, sizeof got);
+            v->pairs->interleave((float *)got, even, whole ? odd : NULL, n);
+            for (int i = 0; i < 71; i++) {
+                uint32_t want = i < n ? even[i] | (whole ? (uint32_t)odd[i] << 16 : 0) : 0xa5a5a5a5;
+                cr_assert_eq(got[i], want, "n %d: word %d is %x, expected %x", n, i, got[i], want);
+            }
+        }
+}
+
 /* Two blocks of one row: weights relative to the greatest score so far, hidden ones 0 even where they are NaN. */
 Test(simd, softmax_row_runs_over_blocks)
 {
