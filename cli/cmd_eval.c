@@ -2,7 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/threads.h"
+#include "bench/ceilings.h"
 #include "cli/accuracy_table.h"
 #include "cli/options.h"
 #include "eval/harness.h"
@@ -16,7 +18,8 @@ typedef struct {
     int limit, long_limit, text_rows, row_tok, calib_rows;
     tpl_dtype compute, kv;
     ranks_kind ranks;
-    bool list, no_cache;
+    bool list, no_cache, scoring_report;
+    ceilings ceil; /* measured where scoring_report */
     table_format format;
 } eval_state;
 
@@ -40,6 +43,7 @@ static const cli_option options[] = {
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},
     {"no-cache", NULL, "neither read nor write the transform cache", false},
+    {"scoring-report", NULL, "say for each choice set what sharing and batching gained, against the matrix products' ceiling", false},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
     {"list", NULL, "print the cells that would be measured, measure nothing", false},
@@ -108,6 +112,10 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return cli_set_format(value, &s->format, e);
     if (strcmp(key, "list") == 0 || strcmp(key, "no-cache") == 0) {
         *(strcmp(key, "list") == 0 ? &s->list : &s->no_cache) = true;
+        return TPL_OK;
+    }
+    if (strcmp(key, "scoring-report") == 0) {
+        s->scoring_report = true;
         return TPL_OK;
     }
     return set_number(s, key, value, e);
@@ -184,10 +192,25 @@ static tpl_code note_data(const eval_state *s, cli_context *c, run_dir *rd, tpl_
     return TPL_OK;
 }
 
-static tpl_code measure(const eval_state *s, lab *l, cli_context *c, tpl_err *e)
+static void say_scoring(void *user, const scoring_work *w)
+{
+    const eval_state *s = user;
+    ceil_kind kind = s->compute == DT_BF16 ? CEIL_BF16 : CEIL_F32;
+    int cores = threads_usable_cores();
+    char line[512];
+    scoring_format(w, ceilings_rate(&s->ceil, kind, w->threads < cores ? w->threads : cores), ceil_name(kind), line, sizeof line);
+    log_note("%s", line);
+}
+
+static tpl_code measure(eval_state *s, lab *l, cli_context *c, tpl_err *e)
 {
     cli_run r = {0};
     eval_request q = request_of(s, l, c);
+    if (s->scoring_report) {
+        TPL_TRY(ceilings_open(&(ceilings_options){0}, &s->ceil, e));
+        q.report = say_scoring;
+        q.report_user = s;
+    }
     TPL_TRY(eval_check(&q, e)); /* so that no empty run is left behind */
     TPL_TRY(cli_open_run(c, s->out, s->resume, "eval", &r, e));
     tpl_code rc = note_data(s, c, r.rd, e);

@@ -173,6 +173,35 @@ static tpl_code append_mc(harness *h, const cell_key *k, const ds_mc_item *items
     return rc;
 }
 
+/* Scores the first items one by one, for the gain of batching. */
+static tpl_code score_alone(const lab_run *run, const mc_options *o, const ds_mc_item *items, int n, scoring_work *w, tpl_err *e)
+{
+    for (int i = 0; i < n && i < SCORING_ALONE; i++) {
+        mc_result r;
+        TPL_TRY(mc_task_run(run, o, &items[i], 1, &r, e));
+        w->alone_tok += (double)(r.n_ctx_tok + r.n_branch_tok);
+        w->alone_seconds += r.seconds;
+        mc_result_free(&r);
+    }
+    return TPL_OK;
+}
+
+static tpl_code report_mc(const harness *h, const char *task, const lab_run *run, const mc_options *o, const ds_mc_item *items, const mc_result *r, tpl_err *e)
+{
+    scoring_work w = {.task = task, .n_items = r->n, .n_choices = r->n_choices, .n_tok_unshared = r->n_ctx_tok_unshared + r->n_branch_tok,
+                      .n_tok = r->n_ctx_tok + r->n_branch_tok, .n_pass = r->n_pass, .threads = team_n_local(run->team), .seconds = r->seconds};
+    if (!h->q->report)
+        return TPL_OK;
+    for (int i = 0; i < w.threads; i++) {
+        const plan *p = team_plan(run->team, i);
+        w.flops += scoring_flops(p, PHASE_PREFILL, r->n_ctx_tok, r->n_ctx);
+        w.flops += scoring_flops(p, o->decode_choices ? PHASE_DECODE : PHASE_PREFILL, r->n_branch_tok, r->n_branch_tok);
+    }
+    TPL_TRY(score_alone(run, o, items, r->n, &w, e));
+    h->q->report(h->q->report_user, &w);
+    return TPL_OK;
+}
+
 static tpl_code run_mc(harness *h, const cell_key *k, const lab_run *run, tpl_err *e)
 {
     const eval_request *q = h->q;
@@ -186,8 +215,9 @@ static tpl_code run_mc(harness *h, const cell_key *k, const lab_run *run, tpl_er
     TPL_TRY(ds_read_mc(&h->mem, q->data_dir, k->task, q->protocol, q->limit, &items, &n, e));
     tpl_code rc = mc_task_run(run, &o, items, n, &r, e);
     if (rc == TPL_OK) {
-        log_debug("%s: %lld of %lld context tokens after sharing", k->task, (long long)r.n_ctx_tok, (long long)r.n_ctx_tok_unshared);
         rc = append_mc(h, k, items, &r, e);
+        if (rc == TPL_OK)
+            rc = report_mc(h, k->task, run, &o, items, &r, e);
         mc_result_free(&r);
     }
     arena_reset(&h->mem, mark);

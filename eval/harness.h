@@ -9,6 +9,7 @@
 
 #include "datasets/tasks.h"
 #include "engine/lab.h"
+#include "eval/scoring_report.h"
 #include "results/run_dir.h"
 
 typedef struct {
@@ -27,6 +28,8 @@ typedef struct {
     tpl_dtype compute, kv;
     ranks_kind ranks;
     const char *command;     /* what makes the rows again, written into each */
+    void (*report)(void *user, const scoring_work *w); /* NULL, or told how each choice set was scored; some items are then scored twice */
+    void *report_user;
 } eval_request;
 
 /* What is wrong with a request before anything is measured: a variant or tp that does not fit, a task's file that is missing or

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "eval/stats.h"
 
@@ -113,6 +114,8 @@ static tpl_code add_request(mc_job *j, int item, int choice, int room, tpl_err *
     r->same_ctx = choice > 0 && before->n_ctx == r->n_ctx && memcmp(before->ctx, r->ctx, sizeof *r->ctx * (size_t)r->n_ctx) == 0;
     j->out->n_ctx_tok_unshared += r->n_ctx;
     j->out->n_ctx_tok += r->same_ctx ? 0 : r->n_ctx;
+    j->out->n_ctx += !r->same_ctx;
+    j->out->n_choices++;
     j->out->n_scored_tok += r->n_cont;
     j->out->n_branch_tok += r->n_cont - 1;
     return TPL_OK;
@@ -144,6 +147,7 @@ static tpl_code run_contexts(mc_job *j, int req, int end, const int *seq_of, tpl
         if (r->same_ctx)
             continue;
         if (r->n_ctx > MAX_ROWS) { /* alone, in chunks: see next_group() */
+            j->out->n_pass += (r->n_ctx + MAX_ROWS - 1) / MAX_ROWS;
             TPL_TRY(generate_prefill(j->s, seq_of[i - req], r->ctx, r->n_ctx, e));
             score_first_tokens(j, req, end, 0);
             return TPL_OK;
@@ -151,6 +155,7 @@ static tpl_code run_contexts(mc_job *j, int req, int end, const int *seq_of, tpl
         for (int k = 0; k < r->n_ctx; k++)
             j->rows[n++] = (batch_row){seq_of[i - req], r->ctx[k], ROW_CHAIN, k == r->n_ctx - 1};
     }
+    j->out->n_pass++;
     TPL_TRY(session_forward(j->s, PHASE_PREFILL, j->rows, n, e));
     score_first_tokens(j, req, end, 0);
     return TPL_OK;
@@ -160,6 +165,7 @@ static tpl_code flush_branches(mc_job *j, int n, int req, int end, const int *se
 {
     if (n == 0)
         return TPL_OK;
+    j->out->n_pass++;
     TPL_TRY(session_forward(j->s, j->o->decode_choices ? PHASE_DECODE : PHASE_PREFILL, j->rows, n, e));
     for (int i = 0; i < n; i++)
         add_loglik(j, j->scored[i].req, j->scored[i].target, session_logits(j->s, i));
@@ -231,6 +237,7 @@ static tpl_code run_all(mc_job *j, const lab_run *run, tpl_err *e)
     session_options o = {.max_seqs = MAX_SEQS, .max_tok = longest + MAX_ROWS < max_pos ? longest + MAX_ROWS : max_pos, .max_rows = MAX_ROWS, .max_logits = MAX_ROWS};
     o.total_tok = (int64_t)o.max_tok + 4 * MAX_ROWS;
     TPL_TRY(session_create(run->team, &o, &j->s, e));
+    double begun = clock_seconds();
     for (int req = 0; req < j->n_req;) {
         if (interrupt_seen())
             return tpl_fail(e, TPL_E_INTERRUPTED, "items", "stopped by a signal");
@@ -239,6 +246,7 @@ static tpl_code run_all(mc_job *j, const lab_run *run, tpl_err *e)
         TPL_TRY(run_group(j, req, end, e));
         req = end;
     }
+    j->out->seconds = clock_seconds() - begun;
     return TPL_OK;
 }
 

@@ -20,6 +20,8 @@ typedef struct {
     mc_score *scores; /* [n] */
     int64_t n_scored_tok, n_branch_tok; /* choice tokens in all; of them predicted by a choice's own row */
     int64_t n_ctx_tok, n_ctx_tok_unshared; /* context tokens computed, and what they were without sharing */
+    int64_t n_ctx, n_choices, n_pass;      /* contexts computed, choices, forward passes */
+    double seconds;                        /* of the passes and what is made of their logits */
     int32_t n_truncated;
 } mc_result;
 
