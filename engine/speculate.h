@@ -54,8 +54,8 @@ typedef struct {
     int64_t judged[SPEC_MAX_DEPTH],
         accepted[SPEC_MAX_DEPTH]; /* by level - 1: iterations that judged, that kept a token there */
     int64_t n_draft_passes;
-    double prefill_s, draft_s, calibrate_s, verify_s,
-        other_s; /* draft_s contains calibrate_s: the first pass of easyspec */
+    /* draft_s contains first_s, an iteration's first pass; calibrate_s: the same where it is easyspec's calibration. */
+    double prefill_s, draft_s, first_s, calibrate_s, verify_s, other_s;
 } spec_stats;
 
 void spec_stats_add(spec_stats *to, const spec_stats *x);

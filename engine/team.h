@@ -28,6 +28,7 @@ typedef struct {
     tpl_dtype compute, kv; /* DT_F32 or DT_BF16; DT_NONE: f32 (cuda: bf16), and kv as compute */
     const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
+    bool no_graph;         /* backend "cuda": never replay recorded walks, enqueue every step of every pass */
     plan_options plan;
     int64_t remote_id; /* RANKS_MPI: what followers call this team; set by lab.c */
 } team_options;
