@@ -625,6 +625,10 @@ static tpl_code move(session *s, void *to, size_t to_step, const void *from, siz
 static tpl_code time_blocks(session *s, bool on, tpl_err *e)
 {
     cuda_session *x = state_of(s);
+    if (on && x->clock) {
+        cuda_clock_zero(x->clock);
+        return TPL_OK;
+    }
     for (int i = 0; i < x->n_records; i++) {
         gpu_graph_destroy(x->records[i].shape.timed ? x->records[i].graph : NULL);
         if (x->records[i].shape.timed)

@@ -96,6 +96,12 @@ void cuda_clock_destroy(cuda_clock *c)
     free(c);
 }
 
+void cuda_clock_zero(cuda_clock *c)
+{
+    for (int i = 0; i < c->n_ranks; i++)
+        memset(c->ranks[i].sums, 0, sizeof c->ranks[i].sums);
+}
+
 void cuda_clock_begin(cuda_clock *c)
 {
     for (int i = 0; i < c->n_ranks; i++)

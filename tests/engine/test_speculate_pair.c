@@ -131,7 +131,7 @@ static int count_differing(const text_case *c, int n_prompts, int n_new, const i
         memcpy(text, prompts[p], sizeof prompts[p]);
         memcpy(text + PROMPT_TOK, want + p * n_new, (size_t)at * sizeof *text);
         double gap = gap_after(&base, text, PROMPT_TOK + at, &largest);
-        cr_expect_lt(gap, spec_near_tie(model_cfg(base.m), largest),
+        cr_expect_lt(gap, spec_near_tie(model_cfg(base.m), DT_F32, largest),
                      "prompt %d, token %d: the base's best two tokens are %g apart", p, at, gap);
     }
     side_close(&base);
