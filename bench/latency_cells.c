@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "bench/latency_impl.h"
+#include "device/gpu_trace.h"
 #include "engine/generate.h"
 
 enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16 };
@@ -170,7 +171,7 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
     }
     for (int i = 0; i < vocab; i++)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
-    if (!first && !c->split && !lat_on_card(c->q)) /* what a card does is not seen from outside */
+    if (!first && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
         TPL_TRY(lat_observe(c, e));
     return lat_back_to_context(c, e);
 }
@@ -250,7 +251,7 @@ void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, int 
 {
     int vocab = model_cfg(lab_model(q->lab))->vocab;
     rng r = rng_make(17, 0);
-    *c = (lat_cell){.q = q, .v = v, .tp = tp, .batch = batch, .context = context, .cap_itl = MAX_STEPS, .rd = rd};
+    *c = (lat_cell){.q = q, .v = v, .tp = tp, .batch = batch, .context = context, .cap_itl = MAX_STEPS, .rd = rd, .after_trace = gpu_trace_has_run()};
     c->seqs = tpl_calloc((size_t)batch, sizeof *c->seqs);
     c->next = tpl_calloc((size_t)batch, sizeof *c->next);
     c->rows = tpl_calloc((size_t)batch, sizeof *c->rows);

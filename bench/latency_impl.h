@@ -31,6 +31,7 @@ typedef struct {
     double ttft_us[LAT_MAX_TTFT]; /* [q->ttft_runs] */
     run_dir *rd;                  /* where the trace goes */
     char *split;                  /* time of a decode step by operation; NULL until observed */
+    bool after_trace;             /* a card's tracer had run in this process before the cell was timed */
 } lat_cell;
 
 /* All variants at one tp, batch and context. */

@@ -71,6 +71,14 @@ static void fill_memory(const lat_cell *c, rs_row *r)
     row_set_int(r, LAT_peak_bytes, c->peak_bytes);
 }
 
+static void add_note(rs_row *r, const char *what)
+{
+    char text[512];
+    const char *old = row_get(r, LAT_note);
+    snprintf(text, sizeof text, "%.400s%s%s", old, *old ? "; " : "", what);
+    row_set_text(r, LAT_note, text);
+}
+
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
 {
     rs_row r;
@@ -98,6 +106,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         pair_describe(p->ratio, text, sizeof text);
         row_set_text(&r, LAT_note, p->ratio->status == RS_OK ? text : p->ratio->reason);
     }
+    if (p->c->after_trace)
+        add_note(&r, "timed in a process that had traced before");
     row_set_status(&r, status, status == RS_OK ? NULL : reason);
     tpl_code rc = rd_append(rd, &r, e);
     row_fini(&r);

@@ -38,7 +38,7 @@ static const cli_option options[] = {
     {"timeout", "S", "sampling time of a variant and cell at most, seconds (default 2)", false},
     {"ttft-runs", "N", "prefills timed a cell, the median is TTFT; 0: none (default 3)", false},
     {"aa", NULL, "first compare the first variant with itself: the machine's noise floor", false},
-    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto): one track a rank, CPU timers", false},
+    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv: by CUPTI on cards, by timers on hosts", false},
     {"samples", "FILE", "write every sample as CSV", true},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
