@@ -1,19 +1,16 @@
-/* procs_mpi.c - procs.h over MPI. */
-#include <assert.h>
+/* procs_mpi.c - processes that mpirun started, on one host or several. */
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <mpi.h>
 
 #include "base/arena.h"
-#include "device/procs.h"
+#include "device/procs_kind.h"
 
-static bool opened;
 static int rank, count = 1;
 
-bool procs_built_in(void)
+bool procs_mpi_built_in(void)
 {
     return true;
 }
@@ -28,40 +25,24 @@ static tpl_code check(int rc, const char *what, tpl_err *e)
     return tpl_fail(e, TPL_E_DEVICE, what, "rank %d: %s", rank, text);
 }
 
-tpl_code procs_open(tpl_err *e)
+tpl_code procs_mpi_open(int *out_rank, int *out_count, tpl_err *e)
 {
     int given;
     TPL_TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &given), "MPI_Init_thread", e));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &count);
-    opened = true;
+    *out_rank = rank;
+    *out_count = count;
     return TPL_OK;
 }
 
-void procs_close(void)
+static void close_mpi(void)
 {
-    if (opened)
-        MPI_Finalize();
-    opened = false;
+    MPI_Finalize();
 }
 
-bool procs_opened(void)
-{
-    return opened;
-}
-
-int procs_rank(void)
-{
-    return rank;
-}
-
-int procs_count(void)
-{
-    return count;
-}
-
-tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e)
+static tpl_code broadcast(void *data, size_t bytes, tpl_err *e)
 {
     char *at = data;
     while (bytes > 0) {
@@ -73,10 +54,8 @@ tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e)
     return TPL_OK;
 }
 
-void procs_abort(const char *why, int status)
+static void abort_all(int status)
 {
-    fprintf(stderr, "tplabench: rank %d: %s\n", rank, why);
-    fflush(stderr);
     MPI_Abort(MPI_COMM_WORLD, status);
     abort();
 }
@@ -216,9 +195,8 @@ static void procs_destroy(comm *c)
     free(c);
 }
 
-tpl_code comm_procs_create(comm **handle, tpl_err *e)
+static tpl_code create_comm(comm **handle, tpl_err *e)
 {
-    assert(opened);
     procs_comm *p = tpl_calloc(1, sizeof *p);
     p->groups = tpl_calloc((size_t)(count * (count + 1)), sizeof *p->groups);
     for (int i = 0; i < count * (count + 1); i++)
@@ -227,3 +205,6 @@ tpl_code comm_procs_create(comm **handle, tpl_err *e)
     **handle = (comm){.rank = rank, .n_ranks = count, .backend = "mpi", .run = procs_run, .barrier = procs_barrier, .destroy = procs_destroy, .self = p};
     return TPL_OK;
 }
+
+const procs_kind procs_mpi = {
+    .broadcast = broadcast, .abort = abort_all, .create_comm = create_comm, .close = close_mpi};
