@@ -1,6 +1,5 @@
-/* procs.h - the processes of one launch: who am I, tell all, gather from all. Started by mpirun, or by the program itself
- * on one host.
- * For:    engine/remote.c (rank 0 leads, the others follow) and teams whose ranks are processes.
+/* procs.h - the processes of one launch: who am I, tell all, gather from all. Started by mpirun, or by the program
+ * itself on one host. For:    engine/remote.c (rank 0 leads, the others follow) and teams whose ranks are processes.
  * Enter:  engine/, cli/main.c, tests/.
  * Owns:   procs_open() .. procs_close() own MPI's state of this process; procs_start() owns the processes it started.
  * Fails:  TPL_E_UNSUPPORTED for MPI in a build without it; TPL_E_DEVICE where MPI fails or no process can be started. A
@@ -13,9 +12,9 @@
 
 #include "device/comm.h"
 
-bool procs_built_in(void);        /* MPI */
-tpl_code procs_open(tpl_err *e);  /* under mpirun */
-void procs_close(void);           /* all processes must come here */
+bool procs_built_in(void);       /* MPI */
+tpl_code procs_open(tpl_err *e); /* under mpirun */
+void procs_close(void);          /* all processes must come here */
 
 enum { PROCS_MAX = 64, PROCS_IS_RANK = -1 };
 
@@ -36,7 +35,8 @@ tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e);
 /* Prints "rank N: why" and ends every process of the launch with `status`. */
 void procs_abort(const char *why, int status) __attribute__((noreturn));
 
-/* This process's handle in a team of all processes. Reductions add in rank order: bit for bit what thread ranks give. */
+/* This process's handle in a team of all processes. Reductions add in rank order: bit for bit what thread ranks give.
+ */
 tpl_code comm_procs_create(comm **handle, tpl_err *e);
 
 #endif

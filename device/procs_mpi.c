@@ -78,7 +78,8 @@ static float *room(float **buf, size_t *len, size_t n)
     return *buf;
 }
 
-/* Communicators are made together, in the order in which plans first name groups: every process of the group is there. */
+/* Communicators are made together, in the order in which plans first name groups: every process of the group is there.
+ */
 static tpl_code group_comm(procs_comm *p, comm_group g, MPI_Comm *out, tpl_err *e)
 {
     if (g.size == count) {
@@ -123,7 +124,8 @@ static void add_parts(float *sum, const float *parts, int n_parts, int64_t n)
 }
 
 /* Everybody's rows to everybody: all [size, rows, width]. */
-static tpl_code gather(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, int64_t rows, int64_t width, float **all, tpl_err *e)
+static tpl_code gather(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, int64_t rows,
+                       int64_t width, float **all, tpl_err *e)
 {
     int64_t n = rows * width;
     if (n > INT_MAX)
@@ -134,7 +136,8 @@ static tpl_code gather(procs_comm *p, MPI_Comm c, int size, const float *data, i
     return check(MPI_Allgather(own, (int)n, MPI_FLOAT, *all, (int)n, MPI_FLOAT, c), "MPI_Allgather", e);
 }
 
-static tpl_code reduce_scatter(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, float *out, int64_t out_stride, int64_t rows, int64_t share, tpl_err *e)
+static tpl_code reduce_scatter(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, float *out,
+                               int64_t out_stride, int64_t rows, int64_t share, tpl_err *e)
 {
     int64_t n = rows * share;
     if (n > INT_MAX)
@@ -148,7 +151,8 @@ static tpl_code reduce_scatter(procs_comm *p, MPI_Comm c, int size, const float 
     return TPL_OK;
 }
 
-static tpl_code procs_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+static tpl_code procs_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out,
+                          int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
 {
     procs_comm *p = c->self;
     MPI_Comm mpi;
@@ -202,7 +206,13 @@ static tpl_code create_comm(comm **handle, tpl_err *e)
     for (int i = 0; i < count * (count + 1); i++)
         p->groups[i] = MPI_COMM_NULL;
     *handle = tpl_malloc(sizeof **handle);
-    **handle = (comm){.rank = rank, .n_ranks = count, .backend = "mpi", .run = procs_run, .barrier = procs_barrier, .destroy = procs_destroy, .self = p};
+    **handle = (comm){.rank = rank,
+                      .n_ranks = count,
+                      .backend = "mpi",
+                      .run = procs_run,
+                      .barrier = procs_barrier,
+                      .destroy = procs_destroy,
+                      .self = p};
     return TPL_OK;
 }
 

@@ -1,5 +1,5 @@
-/* procs_own.c - processes that the program starts itself, on one host: copies of it around a piece of shared memory, and
- * the parent, which waits for them and ends all when one dies. */
+/* procs_own.c - processes that the program starts itself, on one host: copies of it around a piece of shared memory,
+ * and the parent, which waits for them and ends all when one dies. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -232,8 +232,8 @@ static void note_end(launch *l, int of, int how)
     if (of == 0 ? !killed : status == 0)
         return;
     if (killed)
-        fprintf(stderr, "tplabench: rank %d was ended by signal %d (%s); ending the other ranks\n", of,
-                WTERMSIG(how), strsignal(WTERMSIG(how)));
+        fprintf(stderr, "tplabench: rank %d was ended by signal %d (%s); ending the other ranks\n", of, WTERMSIG(how),
+                strsignal(WTERMSIG(how)));
     else
         fprintf(stderr, "tplabench: rank %d ended with status %d; ending the other ranks\n", of, status);
     begin_end(l, killed ? tpl_exit_status(TPL_E_DEVICE) : status);
