@@ -26,7 +26,7 @@ static const cli_option options[] = {
     {"model", "NAME", "checkpoint folder, or shape:NAME,layers=N,moe=off|full with random weights (required)", false},
     {"variant", "LIST", "attention variants; ratios are against the first (default: mla or gqa)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
-    {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes; nccl: a card each (default local)", false},
+    {"ranks", "KIND", "local: threads; solo: rank 0 alone; nccl: a card each; procs, mpi: processes (default local)", false},
     {"backend", "NAME", "cpu, or cuda: on a card (default cpu)", false},
     {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
     {"batch", "LIST", "sequences (default 1)", false},

@@ -369,13 +369,16 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
     mat data[CARD_MAX_RANKS], out[CARD_MAX_RANKS];
     const plan_step *step = &team_plan(s->t, 0)->list[s->phase].steps[index];
     int64_t size = step->group.size;
+    bool turned = false;
     for (int i = 0; i < s->n_ranks; i++) {
         const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
         data[i] = ref_bind(own->in[0], &s->ranks[i].env);
         out[i] = ref_bind(own->out, &s->ranks[i].env);
         assert(data[i].stride == data[i].cols && out[i].stride == out[i].cols);
         parts[i] = (gpu_comm_part){x->queues[i], data[i].data, out[i].data};
-        if (data[i].rows < 2 || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+        turned = data[i].rows > 1 && (step->comm == COMM_ALL_GATHER || step->comm == COMM_REDUCE_SCATTER) &&
+                 !gpu_comm_goes_peer(team_of(s)->comm, step->comm, (int)size, data[i].dtype, data[i].rows, data[i].cols);
+        if (!turned)
             continue;
         *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
@@ -384,7 +387,7 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
                               data[i].cols / size, true, e));
     }
     TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
-    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
+    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && turned; i++) {
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
         TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols,
                           false, e));
@@ -538,7 +541,9 @@ static tpl_code forward(session *s, tpl_err *e)
     tpl_code rc = run_pass(s, e);
     gpu_trace_mark(0);
     s->view.max_slots = slots;
-    return rc == TPL_OK ? gpu_queue_wait(x->queues[0], e) : rc;
+    if (rc == TPL_OK)
+        rc = gpu_queue_wait(x->queues[0], e);
+    return rc == TPL_OK && team_of(s)->comm ? gpu_comm_check(team_of(s)->comm, e) : rc;
 }
 
 /* All wanted rows come at the first question; a pass whose logits nobody reads copies none. */

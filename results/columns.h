@@ -68,7 +68,7 @@
     X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
     X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
     X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
-    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `procs`, `mpi`, `solo`") \
     X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
     X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
     X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
