@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/gpu_trace.h"
+#include "engine/card_marks.h"
 #include "engine/exec_cuda.h"
 #include "engine/session_impl.h"
 #include "kernels/card.h"
@@ -25,6 +27,7 @@ typedef struct {
 /* All that fixes a walk's launches. */
 typedef struct {
     int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots, top_k, timed;
+    int32_t trace; /* a trace must see its graphs recorded */
 } walk_shape;
 
 typedef struct {
@@ -336,6 +339,7 @@ static tpl_code send_contents(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     size_t bytes = fill_block(s);
+    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_CONTENTS));
     for (int i = 0; i < team_of(s)->n_places; i++) {
         TPL_TRY(gpu_copy(x->queues[i], x->card_blocks[i].data, x->host_block.data, bytes, e));
         TPL_TRY(follow(x, 0, i, e));
@@ -391,13 +395,16 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
     mat data[CARD_MAX_RANKS], out[CARD_MAX_RANKS];
     const plan_step *step = &team_plan(s->t, 0)->list[s->phase].steps[index];
     int64_t size = step->group.size;
+    bool turned = false;
     for (int i = 0; i < s->n_ranks; i++) {
         const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
         data[i] = ref_bind(own->in[0], &s->ranks[i].env);
         out[i] = ref_bind(own->out, &s->ranks[i].env);
         assert(data[i].stride == data[i].cols && out[i].stride == out[i].cols);
         parts[i] = (gpu_comm_part){x->queues[i], data[i].data, out[i].data};
-        if (data[i].rows < 2 || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+        turned = data[i].rows > 1 && (step->comm == COMM_ALL_GATHER || step->comm == COMM_REDUCE_SCATTER) &&
+                 !gpu_comm_goes_peer(team_of(s)->comm, step->comm, (int)size, data[i].dtype, data[i].rows, data[i].cols);
+        if (!turned)
             continue;
         *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
@@ -406,7 +413,7 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
                               data[i].cols / size, true, e));
     }
     TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
-    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
+    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && turned; i++) {
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
         TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols,
                           false, e));
@@ -437,6 +444,7 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
     if (state_of(s)->clock)
         TPL_TRY(cuda_clock_step(state_of(s)->clock, rank, step, state_of(s)->queues[rank], e));
+    gpu_trace_mark(card_mark(rank, s->phase, index));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
     op_call call = {0};
@@ -467,6 +475,7 @@ static tpl_code find_best(session *s, tpl_err *e)
                           .shares = (float *)(void *)(found + x->in_found.shares),
                           .space = x->find_space.data};
     TPL_TRY(gpu_use(place_of(s, 0)->card, e));
+    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_BEST));
     if (s->top_k)
         TPL_TRY(card_top(x->queues[0], &top, e));
     else
@@ -545,8 +554,9 @@ static tpl_code run_pass(session *s, tpl_err *e)
     const batch_view *v = &s->view;
     if (s->phase == PHASE_PREFILL || s->observer.begin || s->observer.end || team_opts(s->t)->no_graph)
         return walk(s, e);
-    walk_shape shape = {s->phase,           v->n_rows,       v->n_seqs,    s->n_logits, v->mask_words,
-                        v->seq_open != NULL, v->max_seq_rows, v->max_slots, s->top_k,    x->clock != NULL};
+    walk_shape shape = {s->phase,        v->n_rows,           v->n_seqs,       s->n_logits,
+                        v->mask_words,   v->seq_open != NULL, v->max_seq_rows, v->max_slots,
+                        s->top_k,        x->clock != NULL,    gpu_trace_number()};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;
@@ -554,6 +564,7 @@ static tpl_code run_pass(session *s, tpl_err *e)
         return walk(s, e);
     if (!r->graph)
         TPL_TRY(record(s, &r->graph, e));
+    gpu_trace_mark(0);
     return gpu_graph_launch(r->graph, x->queues[0], e);
 }
 
@@ -572,9 +583,12 @@ static tpl_code forward(session *s, tpl_err *e)
         s->ranks[i].env.logit_rows = s->n_logits;
     }
     tpl_code rc = run_pass(s, e);
+    gpu_trace_mark(0);
     s->view.max_slots = slots;
     if (rc == TPL_OK)
         rc = gpu_queue_wait(x->queues[0], e);
+    if (rc == TPL_OK && team_of(s)->comm)
+        rc = gpu_comm_check(team_of(s)->comm, e);
     return rc == TPL_OK && x->clock ? cuda_clock_read(x->clock, s->phase, e) : rc;
 }
 

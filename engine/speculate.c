@@ -152,7 +152,7 @@ static tpl_code check_session(session *s, session_options need, const char *who,
 {
     const session_options *o = session_opts(s);
     ranks_kind ranks = team_opts(session_team(s))->ranks;
-    if (ranks == RANKS_MPI)
+    if (ranks_are_processes(ranks))
         return tpl_fail(e, TPL_E_UNSUPPORTED, who, "ranks of kind %s cannot speculate, expected local, solo or nccl",
                         ranks_name(ranks));
     if (o->max_rows < need.max_logits || o->max_logits < need.max_logits || o->max_tree < need.max_tree)
