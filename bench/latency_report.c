@@ -1,5 +1,6 @@
 /* Rows of the latency bench: times, memory, bounds, ratios. */
 #include <math.h>
+#include <stdarg.h>
 
 #include "bench/latency_impl.h"
 
@@ -71,11 +72,15 @@ static void fill_memory(const lat_cell *c, rs_row *r)
     row_set_int(r, LAT_peak_bytes, c->peak_bytes);
 }
 
-static void add_note(rs_row *r, const char *what)
+static void __attribute__((format(printf, 2, 3))) add_note(rs_row *r, const char *fmt, ...)
 {
     char text[512];
+    va_list ap;
     const char *old = row_get(r, LAT_note);
-    snprintf(text, sizeof text, "%.400s%s%s", old, *old ? "; " : "", what);
+    int n = snprintf(text, sizeof text, "%.300s%s", old, *old ? "; " : "");
+    va_start(ap, fmt);
+    vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
+    va_end(ap);
     row_set_text(r, LAT_note, text);
 }
 
@@ -106,6 +111,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         pair_describe(p->ratio, text, sizeof text);
         row_set_text(&r, LAT_note, p->ratio->status == RS_OK ? text : p->ratio->reason);
     }
+    if (p->tpot->n_power_capped)
+        add_note(&r, "at the power limit in %d of %d samples", p->tpot->n_power_capped, p->tpot->n_cold);
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     row_set_status(&r, status, status == RS_OK ? NULL : reason);

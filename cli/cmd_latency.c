@@ -5,9 +5,11 @@
 
 #include "base/log.h"
 #include "bench/card_ceilings.h"
+#include "bench/card_clock.h"
 #include "bench/latency.h"
-#include "device/gpu.h"
+#include "cli/card.h"
 #include "cli/options.h"
+#include "device/gpu.h"
 
 typedef struct {
     const char *model, *calibrate, *out, *resume, *samples, *backend;
@@ -110,7 +112,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 static const char shown[] = "model,variant,tp,batch,context_tok=context,ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
                             "kv_bytes_per_tok_rank=cache,bound_frac=of bound,ratio,ratio_lo=from,ratio_hi=to,status";
 
-static tpl_code open_card(latency_request *q, ceilings *ceil, tpl_err *e)
+/* The watch is open as long as something is measured; NULL where the card cannot be watched. */
+static tpl_code open_card(latency_request *q, ceilings *ceil, card_watch **watch, tpl_err *e)
 {
     gpu *card;
     int64_t bytes = 0;
@@ -118,6 +121,7 @@ static tpl_code open_card(latency_request *q, ceilings *ceil, tpl_err *e)
     TPL_TRY(gpu_open(0, &card, e));
     tpl_code rc = gpu_free_bytes(card, &bytes, e);
     q->card_free_bytes = (double)bytes;
+    *watch = cli_watch_card(gpu_get_facts(card));
     gpu_close(card);
     return rc;
 }
@@ -127,16 +131,26 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     ceilings ceil;
     cli_run r = {0};
     table *t = NULL;
-    if (q->backend && strcmp(q->backend, "cuda") == 0)
-        TPL_TRY(open_card(q, &ceil, e));
+    card_watch *watch = NULL;
+    bench_clock clock;
+    bool on_card = q->backend && strcmp(q->backend, "cuda") == 0;
+    if (on_card)
+        TPL_TRY(open_card(q, &ceil, &watch, e));
     else
         TPL_TRY(ceilings_open(&(ceilings_options){0}, &ceil, e));
     q->ceil = &ceil;
     q->device = ceil.cpu;
     if (*ceil.moved)
         log_note("ceilings moved: %s", ceil.moved);
-    TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
-    tpl_code rc = TPL_OK;
+    clock = card_clock(watch);
+    q->measure.clock = on_card ? &clock : NULL;
+    tpl_code rc = cli_open_run(c, s->out, s->resume, "latency", &r, e);
+    if (rc == TPL_OK && on_card)
+        rc = cli_note_card(r.rd, watch, e);
+    if (rc != TPL_OK) {
+        card_watch_close(watch);
+        return rc;
+    }
     long before = c->rd ? rd_n_rows(r.rd, RS_LATENCY) : 0; /* a suite's earlier sections have been printed */
     if (s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
         rc = table_print(t, TABLE_ALIGNED, stdout, e);
@@ -155,6 +169,7 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     }
     if (q->samples && fclose(q->samples) != 0 && rc == TPL_OK)
         rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be written");
+    card_watch_close(watch);
     return cli_close_run(&r, rc, e);
 }
 
