@@ -34,7 +34,7 @@ static tpl_code write_trace(const lat_cell *c, const spans *sp, tpl_err *e)
 
 tpl_code lat_observe(lat_cell *c, tpl_err *e)
 {
-    int n = team_n_local(c->run.team), steps = c->q->decode_tok < OBSERVED_STEPS ? c->q->decode_tok : OBSERVED_STEPS;
+    int n = team_n_local(c->run.team), steps = c->decode_tok < OBSERVED_STEPS ? c->decode_tok : OBSERVED_STEPS;
     spans *sp = spans_create(n, (int64_t)steps * team_plan(c->run.team, 0)->list[PHASE_DECODE].n);
     tpl_code rc = lat_back_to_context(c, e);
     session_observe(c->s, spans_observer(sp));
