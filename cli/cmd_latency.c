@@ -31,11 +31,11 @@ static const cli_option options[] = {
     {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes; nccl: a card each (default local)", false},
     {"backend", "NAME", "cpu, or cuda: on a card (default cuda where there is a card)", false},
     {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
-    {"batch", "LIST", "sequences; max: the largest of each variant that fits, by its plan, then allocated (default 1)", false},
+    {"batch", "LIST", "sequences; max: the largest of each variant that fits, by plan, then allocated (default 1)", false},
     {"decode-tok", "LIST", "tokens decoded after the first, by which the context grows (default 16)", false},
-    {"decode-steps", "N", "of them run in one sample, spread evenly, the mean standing for all (default: all up to 128, else 32)", false},
-    {"fill", "HOW", "prefill: the cache comes from a real prefill; random: from seeded random values, no TTFT (default prefill)", false},
-    {"device-memory", "BYTES", "pretend that so much is free on the card or machine, such as 80G (2^30) or 80GB (1e9)", false},
+    {"decode-steps", "N", "of them run in one sample, spread evenly (default: all up to 128, else 32)", false},
+    {"fill", "HOW", "the cache comes from a real prefill, or is random: seeded values, no TTFT (default prefill)", false},
+    {"device-memory", "BYTES", "pretend that so much is free, such as 80G (2^30) or 80GB (1e9)", false},
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32, on a card bf16)", false},
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
@@ -151,7 +151,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
     return set_flag(s, key);
 }
 
-static const char shown[] = "model,variant,tp,batch,batch_rule=rule,context_tok=context,decode_tok=decode,ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
+static const char shown[] = "model,variant,tp,batch,batch_rule=rule,context_tok=context,decode_tok=decode,"
+                            "ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
                             "kv_bytes_per_tok_rank=cache,bound_frac=of bound,ratio,ratio_lo=from,ratio_hi=to,status";
 
 static bool on_card(const latency_request *q)
@@ -251,9 +252,27 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     s->decode_toks = s->decode_toks.n ? s->decode_toks : (cli_axis){decode, 1};
     if (!s->backend && s->ranks != RANKS_MPI && !s->trace)
         s->backend = cli_default_backend();
-    latency_request q = {.lab = l, .variants = s->variants.v, .n_variants = s->variants.n, .tps = s->tps.v, .n_tps = s->tps.n, .contexts = s->contexts.v,
-                         .n_contexts = s->contexts.n, .batches = s->batches.v, .n_batches = s->batches.n, .decode_toks = s->decode_toks.v, .n_decode_toks = s->decode_toks.n, .decode_steps = s->decode_steps, .fill_random = s->fill_random,
-                         .ranks = s->ranks, .backend = s->backend, .compute = s->compute, .kv = s->kv, .ttft_runs = ttft_runs(s), .trace = s->trace, .aa = s->aa, .command = c->command,
+    latency_request q = {.lab = l,
+                         .variants = s->variants.v,
+                         .n_variants = s->variants.n,
+                         .tps = s->tps.v,
+                         .n_tps = s->tps.n,
+                         .contexts = s->contexts.v,
+                         .n_contexts = s->contexts.n,
+                         .batches = s->batches.v,
+                         .n_batches = s->batches.n,
+                         .decode_toks = s->decode_toks.v,
+                         .n_decode_toks = s->decode_toks.n,
+                         .decode_steps = s->decode_steps,
+                         .fill_random = s->fill_random,
+                         .ranks = s->ranks,
+                         .backend = s->backend,
+                         .compute = s->compute,
+                         .kv = s->kv,
+                         .ttft_runs = ttft_runs(s),
+                         .trace = s->trace,
+                         .aa = s->aa,
+                         .command = c->command,
                          .measure = {.max_samples = s->max_samples ? s->max_samples : 200, .timeout_s = s->timeout_s}};
     tpl_code rc = latency_check(&q, e);
     if (rc == TPL_OK)
