@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "bench/latency_impl.h"
+#include "device/gpu_trace.h"
 
 /* ---- one group: all variants at one tp, batch and context ---- */
 
@@ -155,14 +156,13 @@ tpl_code latency_check(const latency_request *q, tpl_err *e)
     if (q->n_variants > LAT_MAX_VARIANTS)
         return tpl_fail(e, TPL_E_USAGE, "--variant", "has %d variants, at most %d", q->n_variants, LAT_MAX_VARIANTS);
     if (q->trace && lat_on_card(q))
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "--trace",
-                        "shows host timers, which say nothing of a card; expected without it");
+        TPL_TRY(gpu_trace_check(e));
     if (q->ttft_runs < 0 || q->ttft_runs > LAT_MAX_TTFT)
         return tpl_fail(e, TPL_E_USAGE, "--ttft-runs", "is %d, expected 0 to %d", q->ttft_runs, LAT_MAX_TTFT);
     if (q->ttft_runs > 0 && q->fill_random)
         return tpl_fail(e, TPL_E_USAGE, "--ttft-runs", "is %d, expected 0 with --fill random, which prefills nothing",
                         q->ttft_runs);
-    if (q->fill_random && q->ranks == RANKS_MPI)
+    if (q->fill_random && ranks_are_processes(q->ranks))
         return tpl_fail(e, TPL_E_UNSUPPORTED, "--fill", "is random, which ranks in several processes cannot do");
     for (int v = 0; v < q->n_variants; v++) {
         if (q->variants[v].kind == VAR_TPLA && q->variants[v].slice == SLICE_NORM)

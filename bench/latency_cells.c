@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "bench/latency_impl.h"
 #include "device/gpu.h"
+#include "device/gpu_trace.h"
 #include "engine/generate.h"
 
 enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16, ALL_STEPS = 128, SOME_STEPS = 32 };
@@ -229,7 +230,7 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
     }
     for (int i = 0; i < vocab; i++)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
-    if (!first && !c->split && !lat_on_card(c->q)) /* what a card does is not seen from outside */
+    if (!first && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
         TPL_TRY(lat_observe(c, e));
     if (c->n_itl > 0 && c->q->ranks == RANKS_NCCL && c->tp > 1 && isnan(c->silent_us))
         TPL_TRY(time_silent(c, e));
@@ -354,6 +355,7 @@ void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, lat_
                     .own_max = at.batch == LATENCY_BATCH_MAX,
                     .cap_itl = MAX_STEPS,
                     .silent_us = NAN,
+                    .after_trace = gpu_trace_has_run(),
                     .rd = rd};
     int batch = c->own_max ? lat_max_batch(c) : at.batch;
     lat_cell_set_batch(c, batch > 0 ? batch : 1);

@@ -34,8 +34,9 @@ typedef struct {
     int64_t kv_used, peak_bytes;
     double ttft_us[LAT_MAX_TTFT]; /* [n_ttft] */
     int n_ttft;
-    run_dir *rd; /* where the trace goes */
-    char *split; /* time of a decode step by operation; NULL until observed */
+    run_dir *rd;      /* where the trace goes */
+    char *split;      /* time of a decode step by operation; NULL until observed */
+    bool after_trace; /* a card's tracer had run in this process before the cell was timed */
 } lat_cell;
 
 /* Where a cell stands in the sweep. */

@@ -115,6 +115,14 @@ static void judge(const row_parts *p, rs_row *r)
     row_set_status(r, status, status == RS_OK ? NULL : reason);
 }
 
+static void add_note(rs_row *r, const char *what)
+{
+    char text[512];
+    const char *old = row_get(r, LAT_note);
+    snprintf(text, sizeof text, "%.400s%s%s", old, *old ? "; " : "", what);
+    row_set_text(r, LAT_note, text);
+}
+
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
 {
     rs_row r;
@@ -126,6 +134,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     }
     if (p->ratio)
         fill_ratio(p, &r);
+    if (p->c->after_trace)
+        add_note(&r, "timed in a process that had traced before");
     judge(p, &r);
     tpl_code rc = rd_append(rd, &r, e);
     row_fini(&r);

@@ -28,7 +28,7 @@ static const cli_option options[] = {
     {"model", "NAME", "checkpoint folder, or shape:NAME,layers=N,moe=off|full with random weights (required)", false},
     {"variant", "LIST", "attention variants; ratios are against the first (default: mla or gqa)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
-    {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes; nccl: a card each (default local)", false},
+    {"ranks", "KIND", "local: threads; solo: rank 0 alone; nccl: a card each; procs, mpi: processes (default local)", false},
     {"backend", "NAME", "cpu, or cuda: on a card (default cuda where there is a card)", false},
     {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
     {"batch", "LIST", "sequences; max: the largest of each variant that fits, by plan, then allocated (default 1)", false},
@@ -43,7 +43,7 @@ static const cli_option options[] = {
     {"timeout", "S", "sampling time of a variant and cell at most, seconds (default 2)", false},
     {"ttft-runs", "N", "prefills timed a cell, the median is TTFT; 0: none (default 3, with --fill random 0)", false},
     {"aa", NULL, "first compare the first variant with itself: the machine's noise floor", false},
-    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto): one track a rank, CPU timers", false},
+    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv: by CUPTI on cards, by timers on hosts", false},
     {"samples", "FILE", "write every sample as CSV", true},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
@@ -250,7 +250,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     s->batches = s->batches.n ? s->batches : unit;
     s->contexts = s->contexts.n ? s->contexts : (cli_axis){context, 1};
     s->decode_toks = s->decode_toks.n ? s->decode_toks : (cli_axis){decode, 1};
-    if (!s->backend && s->ranks != RANKS_MPI && !s->trace)
+    if (!s->backend && !ranks_are_processes(s->ranks))
         s->backend = cli_default_backend();
     latency_request q = {.lab = l,
                          .variants = s->variants.v,

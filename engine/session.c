@@ -75,7 +75,7 @@ tpl_code session_create(team *t, const session_options *o, session **out, tpl_er
     s->ranks = tpl_calloc((size_t)s->n_ranks, sizeof *s->ranks);
     s->exec = team_exec(t);
     tpl_code rc = s->exec->open(s, e);
-    if (rc == TPL_OK && team_opts(t)->ranks == RANKS_MPI && remote_leads()) {
+    if (rc == TPL_OK && ranks_are_processes(team_opts(t)->ranks) && remote_leads()) {
         s->remote_args = tpl_malloc(sizeof *s->remote_args * (2 + 4 * rows));
         int64_t id = remote_new_id(), args[] = {id, team_opts(t)->remote_id, o->max_seqs, o->max_tok, s->o.total_tok, o->max_rows, o->max_logits};
         rc = remote_announce(REMOTE_SESSION_OPEN, args, 7, NULL, e);
@@ -185,7 +185,7 @@ void session_truncate(session *s, int seq, int len)
 
 tpl_code session_fill_random(session *s, uint64_t seed, tpl_err *e)
 {
-    if (team_opts(s->t)->ranks == RANKS_MPI)
+    if (ranks_are_processes(team_opts(s->t)->ranks))
         return tpl_fail(e, TPL_E_UNSUPPORTED, "KV cache", "ranks in several processes cannot fill it with random values");
     for (int i = 0; i < s->n_ranks; i++)
         for (int k = 0; k < KV_N_STREAMS; k++)
