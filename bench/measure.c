@@ -240,6 +240,8 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
         if (spent > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
             break;
     }
+    if (s->t->warmed && !s->dead)
+        s->t->warmed(s->t->self);
     return TPL_OK;
 }
 

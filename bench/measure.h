@@ -43,6 +43,7 @@ typedef struct {
     tpl_code (*reset)(void *self, tpl_err *e);                    /* before each run, outside its time */
     bool (*make_cold)(void *self); /* takes operands out of the caches; false: cannot be done */
     tpl_code (*run)(void *self, tpl_err *e);
+    void (*warmed)(void *self); /* warm-up is over: the runs that follow are samples */
     int32_t units; /* equal pieces of work in one run; times are per piece. 0: 1 */
 } bench_target;
 

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "device/gpu.h"
 
 /* "1980", or "?" */
 typedef struct {
@@ -53,21 +54,17 @@ void cli_print_cards(void)
     }
 }
 
-card_watch *cli_watch_card(const gpu_facts *card)
+static tpl_code note(run_dir *rd, int index, const char *key, const char *value, tpl_err *e)
 {
-    card_watch *w = NULL;
-    tpl_err e = {0};
-    if (card_watch_open(NULL, card->bus_id, 0, &w, &e) != TPL_OK)
-        log_note("%s: %s; samples of a throttled card cannot be told from others", e.where, e.what);
-    return w;
+    char name[48];
+    snprintf(name, sizeof name, "card%d.%s", index, key);
+    return rd_note_fact(rd, name, value, e);
 }
 
-tpl_code cli_note_card(run_dir *rd, const card_watch *watch, tpl_err *e)
+static tpl_code note_card(run_dir *rd, int index, const card_watch *w, tpl_err *e)
 {
-    if (!watch)
-        return rd_note_fact(rd, "card.nvml", "none", e);
-    const card_about *a = card_watch_about(watch);
-    card_state s = card_watch_read(watch);
+    const card_about *a = card_watch_about(w);
+    card_state s = card_watch_read(w);
     char clocks[160], power[80], ecc[96], reasons[160];
     number celsius = as_text(s.temperature_c);
     snprintf(clocks, sizeof clocks, "%s of %s, memory %s of %s", as_text(s.sm_mhz).s, as_text(a->sm_mhz_max).s,
@@ -75,11 +72,31 @@ tpl_code cli_note_card(run_dir *rd, const card_watch *watch, tpl_err *e)
     snprintf(power, sizeof power, "%s of %s", as_text(s.power_w).s, as_text(a->power_limit_w).s);
     ecc_text(a, ecc, sizeof ecc);
     card_reasons_text(s.reasons, reasons, sizeof reasons);
-    const char *const facts[][2] = {{"card.name", a->name},    {"card.driver", a->driver},
-                                    {"card.clocks_mhz", clocks}, {"card.power_w", power},
-                                    {"card.temperature_c", celsius.s}, {"card.held_down_by", s.knows_reasons ? reasons : "not known"},
-                                    {"card.ecc", ecc}};
+    const char *const facts[][2] = {
+        {"name", a->name},           {"driver", a->driver}, {"clocks_mhz", clocks},
+        {"power_w", power},          {"temperature_c", celsius.s}, {"held_down_by", s.knows_reasons ? reasons : "not known"},
+        {"ecc", ecc}};
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
-        TPL_TRY(rd_note_fact(rd, facts[i][0], facts[i][1], e));
+        TPL_TRY(note(rd, index, facts[i][0], facts[i][1], e));
+    return TPL_OK;
+}
+
+tpl_code cli_watch_cards(int n, card_watches *out, run_dir *rd, tpl_err *e)
+{
+    tpl_err why = {0};
+    for (int i = 0; i < n && i < CARD_MAX_WATCHED; i++) {
+        gpu *card = NULL;
+        card_watch *w = NULL;
+        TPL_TRY(gpu_open(i, &card, e));
+        tpl_code rc = card_watch_open(NULL, gpu_get_facts(card)->bus_id, 0, &w, &why);
+        gpu_close(card);
+        if (rc != TPL_OK) {
+            log_note("%s: %s; samples of a throttled card cannot be told from others", why.where, why.what);
+            TPL_TRY(note(rd, i, "nvml", "none", e));
+            continue;
+        }
+        out->card[out->n++] = w;
+        TPL_TRY(note_card(rd, i, w, e));
+    }
     return TPL_OK;
 }

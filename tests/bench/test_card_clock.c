@@ -34,17 +34,17 @@ static bool count(void *self)
 static measure_result measure(target *t)
 {
     void *library = dlopen(FAKE_NVML, RTLD_NOW);
-    card_watch *w = NULL;
+    card_watches w = {.n = 1};
     tpl_err e = {0};
     measure_result r;
     cr_assert_not_null(library);
     t->card = dlsym(library, "fake_nvml");
-    cr_assert_eq(card_watch_open(FAKE_NVML, NULL, 0, &w, &e), TPL_OK);
-    bench_clock clock = card_clock(w);
+    cr_assert_eq(card_watch_open(FAKE_NVML, NULL, 0, &w.card[0], &e), TPL_OK);
+    bench_clock clock = card_clock(&w);
     measure_options o = {.min_samples = 20, .max_samples = 40, .stop_ci_frac = 1e-9, .noisy_ci_frac = 10, .timeout_s = 20, .hot_samples = -1, .clock = &clock};
     bench_target b = {.self = t, .run = run, .make_cold = count};
     cr_assert(measure_run(&b, 1, &o, &r, &e) == TPL_OK, "%s: %s", e.where, e.what);
-    card_watch_close(w);
+    card_watches_close(&w);
     return r;
 }
 
@@ -93,7 +93,8 @@ Test(card_clock, the_power_limit_is_counted_only)
 
 Test(card_clock, without_a_watch_all_samples_stay)
 {
-    bench_clock c = card_clock(NULL);
+    card_watches none = {0};
+    bench_clock c = card_clock(&none);
     cr_expect_eq(c.limits(c.self), 0);
     cr_expect(c.mhz(c.self) != c.mhz(c.self));
     cr_expect_gt(c.now_ns(c.self), 0);
