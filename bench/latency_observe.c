@@ -12,7 +12,7 @@ enum { OBSERVED_STEPS = 16, WARM_STEPS = 2 };
 
 static int n_steps(const lat_cell *c)
 {
-    return c->q->decode_tok < OBSERVED_STEPS ? c->q->decode_tok : OBSERVED_STEPS;
+    return c->decode_tok < OBSERVED_STEPS ? c->decode_tok : OBSERVED_STEPS;
 }
 
 /* ---- the trace's files ---- */
@@ -22,12 +22,18 @@ static void config_trace(void *user, rs_row *r)
     const lat_cell *c = user;
     rs_row of_cell;
     lat_config_row(c, &of_cell);
-    static const int columns[][2] = {{TRACE_model, LAT_model},       {TRACE_weights, LAT_weights},
-                                     {TRACE_variant, LAT_variant},   {TRACE_tp, LAT_tp},
-                                     {TRACE_ranks, LAT_ranks},       {TRACE_backend, LAT_backend},
-                                     {TRACE_device, LAT_device},     {TRACE_compute, LAT_compute},
-                                     {TRACE_kv_dtype, LAT_kv_dtype}, {TRACE_batch, LAT_batch},
-                                     {TRACE_context_tok, LAT_context_tok}, {TRACE_command, LAT_command}};
+    static const int columns[][2] = {{TRACE_model, LAT_model},
+                                     {TRACE_weights, LAT_weights},
+                                     {TRACE_variant, LAT_variant},
+                                     {TRACE_tp, LAT_tp},
+                                     {TRACE_ranks, LAT_ranks},
+                                     {TRACE_backend, LAT_backend},
+                                     {TRACE_device, LAT_device},
+                                     {TRACE_compute, LAT_compute},
+                                     {TRACE_kv_dtype, LAT_kv_dtype},
+                                     {TRACE_batch, LAT_batch},
+                                     {TRACE_context_tok, LAT_context_tok},
+                                     {TRACE_command, LAT_command}};
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
         row_set_named(r, rs_columns(RS_TRACES)[columns[i][0]].name, row_get(&of_cell, columns[i][1]), "trace", NULL);
     row_set_text(r, TRACE_bench, "latency");
@@ -113,13 +119,14 @@ static void report(const lat_cell *c, const spans *sp, const card_trace_check *c
     spans_pass_time t = spans_passes(sp, 0);
     char text[VARIANT_TEXT];
     variant_format(c->v, text);
-    log_note("trace %s: %s tp=%d context %d batch %d: a step takes %.1f us, traced %.1f us (%+.1f%%); no kernel runs in "
-             "%.2f%% of it; %lld records lost",
-             lat_cell_id(c).hex, text, c->tp, c->context, c->batch, plain_us, traced_us, 100 * (traced_us / plain_us - 1),
-             t.pass_ns ? 100 * (double)t.idle_ns / (double)t.pass_ns : 0, (long long)check->n_dropped);
+    log_note(
+        "trace %s: %s tp=%d context %d batch %d: a step takes %.1f us, traced %.1f us (%+.1f%%); no kernel runs in "
+        "%.2f%% of it; %lld records lost",
+        lat_cell_id(c).hex, text, c->tp, c->context, c->batch, plain_us, traced_us, 100 * (traced_us / plain_us - 1),
+        t.pass_ns ? 100 * (double)t.idle_ns / (double)t.pass_ns : 0, (long long)check->n_dropped);
     if (check->n_unlike || check->n_unmarked)
-        log_note("trace %s: %lld records belong to no step, %lld steps are not what was recorded: %s", lat_cell_id(c).hex,
-                 (long long)check->n_unmarked, (long long)check->n_unlike, check->first_unlike);
+        log_note("trace %s: %lld records belong to no step, %lld steps are not what was recorded: %s",
+                 lat_cell_id(c).hex, (long long)check->n_unmarked, (long long)check->n_unlike, check->first_unlike);
 }
 
 static tpl_code observe_card(lat_cell *c, tpl_err *e)

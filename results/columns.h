@@ -83,12 +83,12 @@
     X(tpot_ms_p99, REAL, VALUE,  "ms", "99th percentile of it; empty below 200 samples") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "decoded tokens a second over the whole batch") \
     X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "cache bytes per token and rank by formula, all layers") \
-    X(comm_source, TEXT, VALUE,  "", "communication inside the time: `measured`, `modelled` or `none`") \
+    X(comm_source, TEXT, VALUE,  "", "communication: `measured` inside the times, `modelled` in comm_ms_modelled beside them, or `none`") \
     X(bound_ms,    REAL, VALUE,  "ms", "least time per decode step that the machine's measured ceilings allow") \
     X(bound_frac,  REAL, VALUE,  "0-1", "bound_ms over the measured time") \
     X(pairing,     TEXT, VALUE,  "", "how the two sides of the ratio alternated: `sample` or `block`") \
     X(baseline_cell, TEXT, VALUE, "", "cell_id of the row that the ratio is taken against") \
-    X(ratio,       REAL, VALUE,  "", "baseline's time over this row's time; above 1 this row is faster") \
+    X(ratio,       REAL, VALUE,  "", "tokens a second over the baseline's; at equal batch its time over this row's") \
     X(ratio_lo,    REAL, VALUE,  "", "lower end of its bootstrap 95% interval") \
     X(ratio_hi,    REAL, VALUE,  "", "upper end of its bootstrap 95% interval") \
     X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
@@ -106,7 +106,19 @@
     X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(split,       TEXT, VALUE,  "ms", "time of one decode step by operation, as JSON text") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(moe,         TEXT, CONFIG, "", "of a shape: `off` where the feed-forward of all layers is left out, else `full`") \
+    X(batch_rule,  TEXT, CONFIG, "", "`max`: `batch` is the largest that fits, by variant; empty: it was asked for") \
+    X(decode_steps, INT, CONFIG, "steps", "steps timed of `decode_tok`, spread evenly over the growing context; empty: all") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(comm_exposed_ms, REAL, VALUE, "ms", "tpot_ms minus that of the same list, same session, without its collectives") \
+    X(ttft_ratio,  REAL, VALUE,  "", "baseline's time to first token over this row's; runs did not alternate") \
+    X(ttft_ratio_lo, REAL, VALUE, "", "lower end of its bootstrap 95% interval") \
+    X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
+    X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
+    X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
