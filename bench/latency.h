@@ -17,6 +17,7 @@
 #define TPL_BENCH_LATENCY_H
 
 #include "bench/bound.h"
+#include "bench/links.h"
 #include "bench/measure.h"
 #include "engine/lab.h"
 #include "results/run_dir.h"
@@ -34,6 +35,7 @@ typedef struct {
     ranks_kind ranks;
     const char *backend; /* NULL: "cpu" */
     tpl_dtype compute, kv;
+    const link_model *links; /* of ranks that run alone: what their collectives would take, beside the times; NULL: none */
     const ceilings *ceil; /* of what the backend runs on */
     double free_bytes;    /* of the card that has least, or of the machine */
     bool pretend;         /* free_bytes is what the user said: cells are held to it on a machine too */

@@ -182,6 +182,7 @@ void lat_config_row(const lat_cell *c, rs_row *r)
     row_set_text(r, LAT_graph, lat_on_card(q) ? "on" : "off");
     row_set_text(r, LAT_device, q->device);
     row_set_text(r, LAT_command, q->command);
+    row_set_text(r, LAT_comm_model, q->links ? q->links->name : NULL);
 }
 
 rs_cell_id lat_cell_id(const lat_cell *c)

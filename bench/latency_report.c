@@ -1,5 +1,7 @@
 /* Rows of the latency bench: times, memory, bounds, ratios. */
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 
 #include "bench/latency_impl.h"
 
@@ -13,15 +15,26 @@ typedef struct {
     double bound_ms;
 } row_parts;
 
+static tpl_code plan_of(const lat_cell *c, plan **out, tpl_err *e)
+{
+    plan_options o = {.attention_only = model_attention_only(lab_model(c->q->lab))};
+    return plan_create(model_cfg(lab_model(c->q->lab)), c->v, c->tp, 0, o, out, e);
+}
+
+static batch_shape step_shape(const lat_cell *c)
+{
+    batch_shape shape = batch_shape_uniform(c->batch, c->context + c->decode_tok / 2, 1);
+    shape.logit_rows = c->batch;
+    return shape;
+}
+
 static double bound_of(const lat_cell *c)
 {
     const latency_request *q = c->q;
     plan *p;
-    plan_options o = {.attention_only = model_attention_only(lab_model(q->lab))};
-    if (plan_create(model_cfg(lab_model(q->lab)), c->v, c->tp, 0, o, &p, NULL) != TPL_OK)
+    if (plan_of(c, &p, NULL) != TPL_OK)
         return NAN;
-    batch_shape shape = batch_shape_uniform(c->batch, c->context + c->decode_tok / 2, 1);
-    shape.logit_rows = c->batch;
+    batch_shape shape = step_shape(c);
     double ms =
         bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), lat_sharers(q, c->tp)) / 1e3;
     plan_destroy(p);
@@ -115,12 +128,38 @@ static void judge(const row_parts *p, rs_row *r)
     row_set_status(r, status, status == RS_OK ? NULL : reason);
 }
 
-static void add_note(rs_row *r, const char *what)
+static void __attribute__((format(printf, 2, 3))) add_note(rs_row *r, const char *fmt, ...)
 {
-    char text[512];
+    char text[1024];
+    va_list ap;
     const char *old = row_get(r, LAT_note);
-    snprintf(text, sizeof text, "%.400s%s%s", old, *old ? "; " : "", what);
+    int n = snprintf(text, sizeof text, "%.500s%s", old, *old ? "; " : "");
+    va_start(ap, fmt);
+    vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
+    va_end(ap);
     row_set_text(r, LAT_note, text);
+}
+
+/* What the link model says of a decode step's collectives, and its numbers into the note. */
+static void fill_modelled(const row_parts *p, rs_row *r)
+{
+    const lat_cell *c = p->c;
+    plan *own;
+    link_cost cost;
+    tpl_err e;
+    if (plan_of(c, &own, NULL) != TPL_OK)
+        return;
+    batch_shape shape = step_shape(c);
+    tpl_code rc = links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &cost, &e);
+    plan_destroy(own);
+    if (rc != TPL_OK) {
+        add_note(r, "%s", e.what);
+        return;
+    }
+    row_set_text(r, LAT_comm_source, "modelled");
+    set_real(r, LAT_comm_ms_modelled, cost.us / 1e3);
+    set_real(r, LAT_tpot_ms_modelled, (cost.us + p->tpot->cold.median) / 1e3);
+    add_note(r, "%s", cost.numbers);
 }
 
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
@@ -134,6 +173,10 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     }
     if (p->ratio)
         fill_ratio(p, &r);
+    if (p->tpot->n_power_capped)
+        add_note(&r, "at the power limit in %d of %d samples", p->tpot->n_power_capped, p->tpot->n_cold);
+    if (p->tpot->n_cold > 0 && p->c->q->links)
+        fill_modelled(p, &r);
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     judge(p, &r);

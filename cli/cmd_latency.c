@@ -5,13 +5,15 @@
 
 #include "base/log.h"
 #include "bench/card_ceilings.h"
+#include "bench/card_clock.h"
 #include "bench/latency.h"
 #include "bench/pair.h"
-#include "device/gpu.h"
+#include "cli/card.h"
 #include "cli/options.h"
+#include "device/gpu.h"
 
 typedef struct {
-    const char *model, *calibrate, *out, *resume, *samples, *backend;
+    const char *comm_model, *model, *calibrate, *out, *resume, *samples, *backend;
     cli_variants variants;
     cli_axis tps, contexts, batches, decode_toks;
     int decode_steps, max_samples;
@@ -29,6 +31,7 @@ static const cli_option options[] = {
     {"variant", "LIST", "attention variants; ratios are against the first (default: mla or gqa)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
     {"ranks", "KIND", "local: threads; solo: rank 0 alone; nccl: a card each; procs, mpi: processes (default local)", false},
+    {"comm-model", "FILE", "with --ranks solo: models/links/NAME.json, whose modelled communication stands beside the times", true},
     {"backend", "NAME", "cpu, or cuda: on a card (default cuda where there is a card)", false},
     {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
     {"batch", "LIST", "sequences; max: the largest of each variant that fits, by plan, then allocated (default 1)", false},
@@ -103,7 +106,7 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
     const struct {
         const char *key;
         const char **to;
-    } paths[] = {{"model", &s->model}, {"calibrate", &s->calibrate}, {"samples", &s->samples}, {"out", &s->out}, {"resume", &s->resume}};
+    } paths[] = {{"comm-model", &s->comm_model}, {"model", &s->model}, {"calibrate", &s->calibrate}, {"samples", &s->samples}, {"out", &s->out}, {"resume", &s->resume}};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         if (strcmp(paths[i].key, key) == 0) {
             *paths[i].to = cli_keep(c, value);
@@ -188,6 +191,8 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     ceilings ceil;
     cli_run r = {0};
     table *t = NULL;
+    card_watches watches = {0};
+    bench_clock clock;
     TPL_TRY(on_card(q) ? card_ceilings_measure(0, &ceil, e) : ceilings_open(&(ceilings_options){0}, &ceil, e));
     TPL_TRY(find_free_bytes(s, q, e));
     q->ceil = &ceil;
@@ -195,9 +200,11 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     if (*ceil.moved)
         log_note("ceilings moved: %s", ceil.moved);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
-    tpl_code rc = TPL_OK;
+    tpl_code rc = on_card(q) ? cli_watch_cards(q->ranks == RANKS_NCCL ? gpu_count() : 1, &watches, r.rd, e) : TPL_OK;
+    clock = card_clock(&watches);
+    q->measure.clock = on_card(q) ? &clock : NULL;
     long before = c->rd ? rd_n_rows(r.rd, RS_LATENCY) : 0; /* a suite's earlier sections have been printed */
-    if (s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
+    if (rc == TPL_OK && s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
         rc = table_print(t, TABLE_ALIGNED, stdout, e);
     table_destroy(t);
     if (s->samples && !(q->samples = fopen(s->samples, "w")))
@@ -215,11 +222,19 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     }
     if (q->samples && fclose(q->samples) != 0 && rc == TPL_OK)
         rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be written");
+    card_watches_close(&watches);
     if (c->rd && rc == TPL_E_MEMORY) { /* the rows say so; a suite goes on */
         log_warn("%s: %s", e->where, e->what);
         rc = TPL_OK;
     }
     return cli_close_run(&r, rc, e);
+}
+
+static tpl_code read_links(const latency_state *s, link_model *out, tpl_err *e)
+{
+    if (s->comm_model && s->ranks != RANKS_SOLO)
+        return tpl_fail(e, TPL_E_USAGE, "--comm-model", "is for --ranks solo; ranks that run together measure their communication");
+    return s->comm_model ? links_read(s->comm_model, out, e) : TPL_OK;
 }
 
 /* Prefills that are timed; -1 stands for none, 0 for what the way of filling suggests. */
@@ -233,10 +248,12 @@ static int ttft_runs(const latency_state *s)
 static tpl_code run(void *state, cli_context *c, tpl_err *e)
 {
     latency_state *s = state;
+    link_model links;
     static int64_t one[] = {1}, context[] = {1024}, decode[] = {16};
     lab *l = NULL;
     if (!s->model)
         return tpl_fail(e, TPL_E_USAGE, "--model", "is missing, expected a checkpoint folder or shape:NAME");
+    TPL_TRY(read_links(s, &links, e));
     if (!s->calibrate)
         s->calibrate = text_path_join(&c->mem, cli_home(), "datasets/worldlet/calibration.txt");
     s->model = cli_find_model(c, s->model);
@@ -276,6 +293,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
                          .trace = s->trace,
                          .aa = s->aa,
                          .command = c->command,
+                         .links = s->comm_model ? &links : NULL,
                          .measure = {.max_samples = s->max_samples ? s->max_samples : 200, .timeout_s = s->timeout_s}};
     tpl_code rc = latency_check(&q, e);
     if (rc == TPL_OK)

@@ -83,7 +83,7 @@
     X(tpot_ms_p99, REAL, VALUE,  "ms", "99th percentile of it; empty below 200 samples") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "decoded tokens a second over the whole batch") \
     X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "cache bytes per token and rank by formula, all layers") \
-    X(comm_source, TEXT, VALUE,  "", "communication inside the time: `measured`, `modelled` or `none`") \
+    X(comm_source, TEXT, VALUE,  "", "communication: `measured` inside the times, `modelled` in comm_ms_modelled beside them, or `none`") \
     X(bound_ms,    REAL, VALUE,  "ms", "least time per decode step that the machine's measured ceilings allow") \
     X(bound_frac,  REAL, VALUE,  "0-1", "bound_ms over the measured time") \
     X(pairing,     TEXT, VALUE,  "", "how the two sides of the ratio alternated: `sample` or `block`") \
@@ -115,7 +115,10 @@
     X(comm_exposed_ms, REAL, VALUE, "ms", "tpot_ms minus that of the same list, same session, without its collectives") \
     X(ttft_ratio,  REAL, VALUE,  "", "baseline's time to first token over this row's; runs did not alternate") \
     X(ttft_ratio_lo, REAL, VALUE, "", "lower end of its bootstrap 95% interval") \
-    X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval")
+    X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
+    X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
+    X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
