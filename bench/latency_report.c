@@ -1,5 +1,6 @@
 /* Rows of the latency bench: times, memory, bounds, ratios. */
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "bench/latency_impl.h"
@@ -127,11 +128,15 @@ static void judge(const row_parts *p, rs_row *r)
     row_set_status(r, status, status == RS_OK ? NULL : reason);
 }
 
-static void add_note(rs_row *r, const char *what)
+static void __attribute__((format(printf, 2, 3))) add_note(rs_row *r, const char *fmt, ...)
 {
     char text[1024];
+    va_list ap;
     const char *old = row_get(r, LAT_note);
-    snprintf(text, sizeof text, "%.500s%s%s", old, *old ? "; " : "", what);
+    int n = snprintf(text, sizeof text, "%.500s%s", old, *old ? "; " : "");
+    va_start(ap, fmt);
+    vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
+    va_end(ap);
     row_set_text(r, LAT_note, text);
 }
 
@@ -148,13 +153,13 @@ static void fill_modelled(const row_parts *p, rs_row *r)
     tpl_code rc = links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &cost, &e);
     plan_destroy(own);
     if (rc != TPL_OK) {
-        add_note(r, e.what);
+        add_note(r, "%s", e.what);
         return;
     }
     row_set_text(r, LAT_comm_source, "modelled");
     set_real(r, LAT_comm_ms_modelled, cost.us / 1e3);
     set_real(r, LAT_tpot_ms_modelled, (cost.us + p->tpot->cold.median) / 1e3);
-    add_note(r, cost.numbers);
+    add_note(r, "%s", cost.numbers);
 }
 
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
@@ -168,6 +173,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     }
     if (p->ratio)
         fill_ratio(p, &r);
+    if (p->tpot->n_power_capped)
+        add_note(&r, "at the power limit in %d of %d samples", p->tpot->n_power_capped, p->tpot->n_cold);
     if (p->tpot->n_cold > 0 && p->c->q->links)
         fill_modelled(p, &r);
     if (p->c->after_trace)

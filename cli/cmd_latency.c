@@ -5,10 +5,12 @@
 
 #include "base/log.h"
 #include "bench/card_ceilings.h"
+#include "bench/card_clock.h"
 #include "bench/latency.h"
 #include "bench/pair.h"
-#include "device/gpu.h"
+#include "cli/card.h"
 #include "cli/options.h"
+#include "device/gpu.h"
 
 typedef struct {
     const char *comm_model, *model, *calibrate, *out, *resume, *samples, *backend;
@@ -189,6 +191,8 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     ceilings ceil;
     cli_run r = {0};
     table *t = NULL;
+    card_watches watches = {0};
+    bench_clock clock;
     TPL_TRY(on_card(q) ? card_ceilings_measure(0, &ceil, e) : ceilings_open(&(ceilings_options){0}, &ceil, e));
     TPL_TRY(find_free_bytes(s, q, e));
     q->ceil = &ceil;
@@ -196,9 +200,11 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     if (*ceil.moved)
         log_note("ceilings moved: %s", ceil.moved);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
-    tpl_code rc = TPL_OK;
+    tpl_code rc = on_card(q) ? cli_watch_cards(q->ranks == RANKS_NCCL ? gpu_count() : 1, &watches, r.rd, e) : TPL_OK;
+    clock = card_clock(&watches);
+    q->measure.clock = on_card(q) ? &clock : NULL;
     long before = c->rd ? rd_n_rows(r.rd, RS_LATENCY) : 0; /* a suite's earlier sections have been printed */
-    if (s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
+    if (rc == TPL_OK && s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
         rc = table_print(t, TABLE_ALIGNED, stdout, e);
     table_destroy(t);
     if (s->samples && !(q->samples = fopen(s->samples, "w")))
@@ -216,6 +222,7 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     }
     if (q->samples && fclose(q->samples) != 0 && rc == TPL_OK)
         rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be written");
+    card_watches_close(&watches);
     if (c->rd && rc == TPL_E_MEMORY) { /* the rows say so; a suite goes on */
         log_warn("%s: %s", e->where, e->what);
         rc = TPL_OK;
