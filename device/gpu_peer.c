@@ -66,6 +66,12 @@ static tpl_code map_card(int from, int to, tpl_err *e)
     return TPL_OK;
 }
 
+tpl_code gpu_peer_map(gpu *from, gpu *to, tpl_err *e)
+{
+    int a = gpu_get_facts(from)->ordinal, b = gpu_get_facts(to)->ordinal;
+    return a == b ? TPL_OK : map_card(a, b, e);
+}
+
 static tpl_code open_rank(gpu_peer *p, int local, tpl_err *e)
 {
     peer_rank *r = &p->ranks[local];
