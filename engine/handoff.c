@@ -46,8 +46,8 @@ static tpl_code add_span(list *l, const plan *to, int32_t rem, const plan_row_sp
         plan_row_span have;
         int from = find_source(l, rem, want->whole + done, to->rank, &have);
         if (from < 0)
-            return tpl_fail(e, TPL_E_USAGE, "hand-off", "no rank of the prefill team has column %d of rank %d's cache", want->whole + done,
-                            to->rank);
+            return tpl_fail(e, TPL_E_USAGE, "hand-off", "no rank of the prefill team has column %d of rank %d's cache",
+                            want->whole + done, to->rank);
         int32_t skip = want->whole + done - have.whole;
         n = have.cols - skip < want->cols - done ? have.cols - skip : want->cols - done;
         add_part(l, (handoff_part){.from = from,
@@ -63,8 +63,8 @@ static tpl_code add_span(list *l, const plan *to, int32_t rem, const plan_row_sp
     return TPL_OK;
 }
 
-tpl_code handoff_list(const plan *const *from, int n_from, const plan *const *to, int n_to, handoff_part **parts, int *n,
-                      tpl_err *e)
+tpl_code handoff_list(const plan *const *from, int n_from, const plan *const *to, int n_to, handoff_part **parts,
+                      int *n, tpl_err *e)
 {
     list l = {.from = from, .n_from = n_from};
     tpl_code rc = TPL_OK;
@@ -103,9 +103,10 @@ static tpl_code check_pair(const session *from, const session *to, tpl_err *e)
 {
     const plan *a = team_plan(from->t, 0), *b = team_plan(to->t, 0);
     const team_options *ao = team_opts(from->t), *bo = team_opts(to->t);
-    if (ranks_are_processes(ao->ranks) || ranks_are_processes(bo->ranks) || ao->ranks == RANKS_SOLO || bo->ranks == RANKS_SOLO)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "hand-off", "teams run as %s and %s, expected all ranks in one process", ranks_name(ao->ranks),
-                        ranks_name(bo->ranks));
+    if (ranks_are_processes(ao->ranks) || ranks_are_processes(bo->ranks) || ao->ranks == RANKS_SOLO ||
+        bo->ranks == RANKS_SOLO)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "hand-off", "teams run as %s and %s, expected all ranks in one process",
+                        ranks_name(ao->ranks), ranks_name(bo->ranks));
     if (team_model(from->t) != team_model(to->t) || memcmp(&a->v, &b->v, sizeof a->v) != 0)
         return tpl_fail(e, TPL_E_USAGE, "hand-off", "the teams run different models or variants");
     if (from->exec != to->exec || ao->kv != bo->kv)
@@ -156,14 +157,27 @@ const handoff_part *handoff_parts(const handoff *h, int *n)
     return h->parts;
 }
 
+static double part_bytes(const handoff *h, const handoff_part *p, int64_t n_tok)
+{
+    int64_t first, step, n = handoff_part_slots(p, n_tok, &first, &step);
+    return (double)n * p->cols * (double)dtype_bytes(team_opts(h->from->t)->kv) *
+           team_plan(h->from->t, 0)->cfg.n_layers;
+}
+
 double handoff_bytes(const handoff *h, int64_t n_tok)
 {
     double bytes = 0;
-    for (int i = 0; i < h->n; i++) {
-        int64_t first, step, n = handoff_part_slots(&h->parts[i], n_tok, &first, &step);
-        bytes += (double)n * h->parts[i].cols * (double)dtype_bytes(team_opts(h->from->t)->kv);
-    }
-    return bytes * team_plan(h->from->t, 0)->cfg.n_layers;
+    for (int i = 0; i < h->n; i++)
+        bytes += part_bytes(h, &h->parts[i], n_tok);
+    return bytes;
+}
+
+double handoff_crossed_bytes(const handoff *h, int64_t n_tok)
+{
+    double bytes = 0;
+    for (int i = 0; i < h->n && !h->from->exec->host; i++)
+        bytes += handoff_cuda_crosses(h, &h->parts[i]) ? part_bytes(h, &h->parts[i], n_tok) : 0;
+    return bytes;
 }
 
 /* ---- moving on a host ---- */
@@ -183,7 +197,8 @@ static void move_part(const handoff *h, const handoff_part *p, int from_seq, int
     for (int layer = 0; layer < team_plan(h->from->t, 0)->cfg.n_layers; layer++)
         for (int64_t i = 0; i < n; i++) {
             int64_t slot = first + i * step;
-            const char *a = row_at(h->from, p->from, from_seq, slot / p->from_mod) + h->from->ranks[p->from].layer_bytes[KV_MAIN] * layer;
+            const char *a = row_at(h->from, p->from, from_seq, slot / p->from_mod) +
+                            h->from->ranks[p->from].layer_bytes[KV_MAIN] * layer;
             char *b = row_at(h->to, p->to, to_seq, slot / p->to_mod) + h->to->ranks[p->to].layer_bytes[KV_MAIN] * layer;
             memcpy(b + (size_t)p->to_col * each, a + (size_t)p->from_col * each, bytes);
         }

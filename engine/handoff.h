@@ -1,14 +1,14 @@
-/* handoff.h - a sequence's cache from a prefill team to a decode team, which may have another number of ranks: what goes
- * where, and the moving of it.
- * For:    bench/handoff.c and tests; teams of one process that run the same model in the same variant.
- * Enter:  bench/, cli/, tests/.
- * Owns:   handoff_open() owns the list of parts and, on cards, page tables and a queue a rank; it borrows both sessions.
- * Fails:  TPL_E_USAGE where the sessions do not fit together; TPL_E_UNSUPPORTED for ranks in several processes and cards
- *         that cannot map each other's memory; TPL_E_MEMORY where the decode team's cache is full.
+/* handoff.h - a sequence's cache from a prefill team to a decode team, which may have another number of ranks: what
+ * goes where, and the moving of it. For:    bench/handoff.c and tests; teams of one process that run the same model in
+ * the same variant. Enter:  bench/, cli/, tests/. Owns:   handoff_open() owns the list of parts and, on cards, page
+ * tables and a queue a rank; it borrows both sessions. Fails:  TPL_E_USAGE where the sessions do not fit together;
+ * TPL_E_UNSUPPORTED for ranks in several processes and cards that cannot map each other's memory; TPL_E_MEMORY where
+ * the decode team's cache is full.
  *
- * Only the stream that decode reads is moved. Every rank of the decode team gets the columns and slots that its plan keeps,
- * from a rank of the prefill team that has them; columns that several have come from the one with its own number, so that
- * sources share the work. On cards, rows are written straight into the other card's pages, through peer memory. */
+ * Only the stream that decode reads is moved. Every rank of the decode team gets the columns and slots that its plan
+ * keeps, from a rank of the prefill team that has them; columns that several have come from the one with its own
+ * number, so that sources share the work. On cards, rows are written straight into the other card's pages, through peer
+ * memory. */
 #ifndef TPL_ENGINE_HANDOFF_H
 #define TPL_ENGINE_HANDOFF_H
 
@@ -24,10 +24,10 @@ typedef struct {
     int32_t from_col, to_col, cols;
 } handoff_part;
 
-/* The parts that bring a cache of the plans from[n_from] to the plans to[n_to], malloc'ed. TPL_E_USAGE where a column has no
- * source. */
-tpl_code handoff_list(const plan *const *from, int n_from, const plan *const *to, int n_to, handoff_part **parts, int *n,
-                      tpl_err *e);
+/* The parts that bring a cache of the plans from[n_from] to the plans to[n_to], malloc'ed. TPL_E_USAGE where a column
+ * has no source. */
+tpl_code handoff_list(const plan *const *from, int n_from, const plan *const *to, int n_to, handoff_part **parts,
+                      int *n, tpl_err *e);
 /* How many of slots 0 .. n_tok - 1 a part moves, and the first of them (-1: none); they are `step` slots apart. */
 int64_t handoff_part_slots(const handoff_part *p, int64_t n_tok, int64_t *first, int64_t *step);
 
@@ -40,5 +40,7 @@ const handoff_part *handoff_parts(const handoff *h, int *n);
 tpl_code handoff_run(handoff *h, int from_seq, int to_seq, tpl_err *e);
 /* Bytes that a run with n_tok tokens moves, all ranks and layers. */
 double handoff_bytes(const handoff *h, int64_t n_tok);
+/* Of these, what goes from one card to another; 0 on a host. */
+double handoff_crossed_bytes(const handoff *h, int64_t n_tok);
 
 #endif

@@ -1,5 +1,5 @@
-/* handoff_cuda.c - moving cached rows between cards, or on one: every source rank writes its parts into the other team's
- * pages. */
+/* handoff_cuda.c - moving cached rows between cards, or on one: every source rank writes its parts into the other
+ * team's pages. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,6 +57,11 @@ void handoff_cuda_close(handoff *h)
     }
     free(h->cards);
     h->cards = NULL;
+}
+
+bool handoff_cuda_crosses(const handoff *h, const handoff_part *p)
+{
+    return gpu_get_facts(card_of(h->from, p->from))->ordinal != gpu_get_facts(card_of(h->to, p->to))->ordinal;
 }
 
 static tpl_code send_tables(const handoff *h, source *s, int from_seq, int to_seq, tpl_err *e)

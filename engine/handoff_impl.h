@@ -13,9 +13,11 @@ struct handoff {
     void *cards; /* handoff_cuda.c's own */
 };
 
-/* On cards: each source rank has a queue and both sequences' page tables on its card. close() takes half-made ones too. */
+/* On cards: each source rank has a queue and both sequences' page tables on its card. close() takes half-made ones too.
+ */
 tpl_code handoff_cuda_open(handoff *h, tpl_err *e);
 void handoff_cuda_close(handoff *h);
+bool handoff_cuda_crosses(const handoff *h, const handoff_part *p);
 tpl_code handoff_cuda_run(handoff *h, int from_seq, int to_seq, int64_t n_tok, tpl_err *e);
 
 #endif

@@ -109,13 +109,14 @@ static void check_case(const fixture *f, const hand_case *c, tpl_dtype kv)
     double stored = 0;
     for (int r = 0; r < c->to; r++) {
         const plan_stream *s = &team_plan(to.team, r)->streams[KV_MAIN];
-        stored += (double)((N_TOK - s->rem + s->mod - 1) / s->mod) * s->width * (double)dtype_bytes(kv) * f->cfg.n_layers;
+        stored +=
+            (double)((N_TOK - s->rem + s->mod - 1) / s->mod) * s->width * (double)dtype_bytes(kv) * f->cfg.n_layers;
     }
     cr_expect(handoff_bytes(h, N_TOK) == stored, "%s %d:%d: %g bytes, expected %g", c->variant, c->from, c->to,
               handoff_bytes(h, N_TOK), stored);
     double off = cache_distance(to.s, seq, to.s, 0), most = c->from == c->to ? 0 : kv == DT_F32 ? 2e-5 : 0.02;
-    cr_expect(off <= most, "%s %d:%d: caches differ by %g of their largest value, expected %g", c->variant, c->from, c->to,
-              off, most);
+    cr_expect(off <= most, "%s %d:%d: caches differ by %g of their largest value, expected %g", c->variant, c->from,
+              c->to, off, most);
     decode(&to, seq, tokens + N_TOK, got);
     decode(&to, 0, tokens + N_TOK, want);
     double scale = 0, distance = rig_distance(got, want, n);
@@ -206,7 +207,8 @@ Test(handoff, a_cache_that_is_too_small_says_so, .timeout = 60)
     fixture_open(&f, &c, DT_F32, 3);
     rig_tokens(tokens, N_TOK, c.vocab, 5);
     rig_open(&a, &f, "mla", &(team_options){.tp = 1}, NULL);
-    rig_open(&b, &f, "mla", &(team_options){.tp = 2}, &(session_options){.max_seqs = 2, .max_tok = 128, .max_rows = 8, .max_logits = 1});
+    rig_open(&b, &f, "mla", &(team_options){.tp = 2},
+             &(session_options){.max_seqs = 2, .max_tok = 128, .max_rows = 8, .max_logits = 1});
     fill_in(&a, tokens, N_TOK);
     int seq = session_add_seq(b.s);
     cr_assert(handoff_open(a.s, b.s, &h, &e) == TPL_OK);
