@@ -102,7 +102,7 @@ const char *spans_kind_name(int kind)
     return kind < OP_COUNT ? op_name((op_kind)kind) : comm_op_name((comm_op)(kind - OP_COUNT));
 }
 
-static int kind_of(const plan_step *step)
+int spans_kind(const plan_step *step)
 {
     return step->is_comm ? OP_COUNT + (int)step->comm : (int)step->call.kind;
 }
@@ -112,7 +112,7 @@ void spans_totals(const spans *s, int rank, int64_t total_ns[SPANS_N_KINDS])
     memset(total_ns, 0, sizeof *total_ns * SPANS_N_KINDS);
     for (int64_t i = 0; i < s->tracks[rank].n; i++) {
         const span *p = &s->tracks[rank].items[i];
-        total_ns[kind_of(p->step)] += p->end_ns - p->begin_ns;
+        total_ns[spans_kind(p->step)] += p->end_ns - p->begin_ns;
     }
 }
 
@@ -160,7 +160,7 @@ tpl_code spans_write_chrome(const spans *s, const char *title, const char *path,
         for (int64_t i = 0; i < s->tracks[r].n; i++) {
             const span *p = &s->tracks[r].items[i];
             text_addf(&b, ",\n{\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\",\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"layer\":%d,\"pass\":%d}}", r,
-                      p->step->name, spans_kind_name(kind_of(p->step)), (double)(p->begin_ns - zero) / 1e3, (double)(p->end_ns - p->begin_ns) / 1e3, p->step->layer, p->pass);
+                      p->step->name, spans_kind_name(spans_kind(p->step)), (double)(p->begin_ns - zero) / 1e3, (double)(p->end_ns - p->begin_ns) / 1e3, p->step->layer, p->pass);
         }
     }
     text_addf(&b, "\n]}\n");

@@ -30,6 +30,7 @@ int64_t spans_dropped(const spans *s);
  * wait for the others. total[n] in the order of names[n]; both have SPANS_N_KINDS entries. */
 enum { SPANS_N_KINDS = OP_COUNT + COMM_N_OPS };
 const char *spans_kind_name(int kind);
+int spans_kind(const plan_step *step);
 void spans_totals(const spans *s, int rank, int64_t total_ns[SPANS_N_KINDS]);
 
 /* Share of rank a's time in steps named `name` during which rank b is in such a step too, 0..1. */
