@@ -46,7 +46,7 @@ static double real_mhz(void *self)
 bench_clock bench_real_clock(void)
 {
     bool readable = text_is_file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq");
-    return (bench_clock){real_now_ns, readable ? real_mhz : NULL, NULL};
+    return (bench_clock){.now_ns = real_now_ns, .mhz = readable ? real_mhz : NULL};
 }
 
 /* ---- state ---- */
@@ -57,6 +57,7 @@ typedef struct {
     bool prepared, dead; /* dead: its status is final, it takes no more turns */
     bool warm_cache;
     double *turn_us, *turn_mhz; /* [block] this turn's samples */
+    int *turn_limits;           /* [block] */
     int32_t hot_batch;
 } side;
 
@@ -103,6 +104,7 @@ static void loop_init(loop *l, const bench_target *targets, int n, const measure
         l->sides[i] = (side){.t = &targets[i], .r = &results[i], .hot_batch = 1};
         l->sides[i].turn_us = tpl_calloc((size_t)l->block, sizeof(double));
         l->sides[i].turn_mhz = tpl_calloc((size_t)l->block, sizeof(double));
+        l->sides[i].turn_limits = tpl_calloc((size_t)l->block, sizeof(int));
     }
 }
 
@@ -119,6 +121,7 @@ static void loop_fini(loop *l)
         side_release(&l->sides[i]);
         free(l->sides[i].turn_us);
         free(l->sides[i].turn_mhz);
+        free(l->sides[i].turn_limits);
     }
     free(l->sides);
 }
@@ -216,6 +219,13 @@ static double read_mhz(loop *l)
     return mhz;
 }
 
+static int read_limits(loop *l, double mhz)
+{
+    if (l->clock.limits)
+        return l->clock.limits(l->clock.self);
+    return mhz < l->o.throttle_frac * l->best_mhz ? BENCH_THROTTLED : 0;
+}
+
 static tpl_code warm_up(loop *l, side *s, tpl_err *e)
 {
     double us[WARM_MAX_RUNS];
@@ -230,6 +240,8 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
         if (spent > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
             break;
     }
+    if (s->t->warmed && !s->dead)
+        s->t->warmed(s->t->self);
     return TPL_OK;
 }
 
@@ -243,13 +255,9 @@ static tpl_code take_turn(loop *l, side *s, tpl_err *e)
             s->warm_cache = true;
         TPL_TRY(absorb(s, time_runs(l, s, 1, &s->turn_us[i], e), e));
         s->turn_mhz[i] = read_mhz(l);
+        s->turn_limits[i] = read_limits(l, s->turn_mhz[i]);
     }
     return TPL_OK;
-}
-
-static bool is_throttled(const loop *l, double mhz)
-{
-    return mhz < l->o.throttle_frac * l->best_mhz;
 }
 
 /* Keeps the i-th samples of all sides, or none of them. */
@@ -257,12 +265,13 @@ static void keep_samples(loop *l, int32_t i)
 {
     bool keep = true;
     for (int k = 0; k < l->n; k++)
-        keep = keep && (l->sides[k].dead || !is_throttled(l, l->sides[k].turn_mhz[i]));
+        keep = keep && (l->sides[k].dead || !(l->sides[k].turn_limits[i] & BENCH_THROTTLED));
     for (int k = 0; k < l->n; k++) {
         side *s = &l->sides[k];
         if (s->dead)
             continue;
-        s->r->all[s->r->n_all++] = (bench_sample){s->turn_us[i], s->turn_mhz[i], false, keep};
+        s->r->all[s->r->n_all++] = (bench_sample){s->turn_us[i], s->turn_mhz[i], s->turn_limits[i], false, keep};
+        s->r->n_power_capped += keep && s->turn_limits[i] & BENCH_POWER_CAPPED;
         if (keep)
             s->r->cold_us[s->r->n_cold++] = s->turn_us[i];
         else
@@ -373,8 +382,9 @@ static tpl_code take_hot(loop *l, side *s, tpl_err *e)
     if (s->dead)
         return TPL_OK;
     mhz = read_mhz(l);
-    bool keep = !is_throttled(l, mhz);
-    s->r->all[s->r->n_all++] = (bench_sample){us, mhz, true, keep};
+    int limits = read_limits(l, mhz);
+    bool keep = !(limits & BENCH_THROTTLED);
+    s->r->all[s->r->n_all++] = (bench_sample){us, mhz, limits, true, keep};
     if (keep)
         s->r->hot_us[s->r->n_hot++] = us;
     return TPL_OK;
@@ -420,6 +430,18 @@ static tpl_code verify_all(loop *l, tpl_err *e)
     return TPL_OK;
 }
 
+static void say_throttled(const loop *l, side *s)
+{
+    const measure_result *r = s->r;
+    int32_t all = r->n_cold + r->n_discarded;
+    if (l->clock.limits)
+        set_status(s, RS_THROTTLED, "heat, power brake or hardware held the clock down in %d of %d samples",
+                   r->n_discarded, all);
+    else
+        set_status(s, RS_THROTTLED, "clock below %g of %.0f MHz in %d of %d samples", l->o.throttle_frac, l->best_mhz,
+                   r->n_discarded, all);
+}
+
 static void judge(const loop *l, side *s)
 {
     measure_result *r = s->r;
@@ -430,8 +452,7 @@ static void judge(const loop *l, side *s)
     else if (s->warm_cache)
         set_status(s, RS_WARM_CACHE, "operands could not be taken out of the caches");
     else if (r->n_discarded > discarded_share * (r->n_cold + r->n_discarded))
-        set_status(s, RS_THROTTLED, "clock below %g of %.0f MHz in %d of %d samples", l->o.throttle_frac, l->best_mhz,
-                   r->n_discarded, r->n_cold + r->n_discarded);
+        say_throttled(l, s);
     else if (r->n_cold < FEWEST)
         set_status(s, RS_TOO_NOISY, "%d samples before the %s of %d times %g s, expected at least %d", r->n_cold,
                    r->stop_reason, SLOW_TIMEOUTS, l->o.timeout_s, FEWEST);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/gpu_trace.h"
+#include "engine/card_marks.h"
 #include "engine/exec_cuda.h"
 #include "engine/session_impl.h"
 #include "kernels/card.h"
@@ -19,7 +21,8 @@ typedef struct {
 
 /* All that fixes a walk's launches. */
 typedef struct {
-    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots;
+    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots, silent;
+    int32_t trace; /* a trace must see its graphs recorded */
 } walk_shape;
 
 typedef struct {
@@ -310,6 +313,7 @@ static tpl_code send_contents(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     size_t bytes = fill_block(s);
+    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_CONTENTS));
     for (int i = 0; i < team_of(s)->n_places; i++) {
         TPL_TRY(gpu_copy(x->queues[i], x->card_blocks[i].data, x->host_block.data, bytes, e));
         TPL_TRY(follow(x, 0, i, e));
@@ -318,19 +322,21 @@ static tpl_code send_contents(session *s, tpl_err *e)
 }
 
 /* One rank of a larger team, which exchanges nothing: a gather repeats its own part, a reduce-scatter keeps it. */
-static tpl_code collect_alone(session *s, const plan_step *step, const mat *data, const mat *out, tpl_err *e)
+static tpl_code collect_alone(session *s, int rank, const plan_step *step, tpl_err *e)
 {
+    bind_env *env = &s->ranks[rank].env;
+    mat data = ref_bind(step->in[0], env), out = ref_bind(step->out, env);
     if (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER)
         return TPL_OK;
     bool gather = step->comm == COMM_ALL_GATHER;
-    int32_t size = step->group.size, share = (int32_t)data->cols / size;
+    int32_t size = step->group.size, share = (int32_t)data.cols / size;
     op_call call = {.kind = OP_COPY_HEADS,
-                    .copy_heads = {.x = *data,
-                                   .out = *out,
+                    .copy_heads = {.x = data,
+                                   .out = out,
                                    .heads = gather ? size : 1,
-                                   .cols = gather ? (int32_t)data->cols : share,
-                                   .out_head_stride = (int32_t)data->cols}};
-    return kernel_run("cuda", &s->ranks[0].ctx, &call, e);
+                                   .cols = gather ? (int32_t)data.cols : share,
+                                   .out_head_stride = (int32_t)data.cols}};
+    return kernel_run("cuda", &s->ranks[rank].ctx, &call, e);
 }
 
 /* The group whose first rank is `first`: its queues meet at one launch on the first one's. */
@@ -365,13 +371,16 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
     mat data[CARD_MAX_RANKS], out[CARD_MAX_RANKS];
     const plan_step *step = &team_plan(s->t, 0)->list[s->phase].steps[index];
     int64_t size = step->group.size;
+    bool turned = false;
     for (int i = 0; i < s->n_ranks; i++) {
         const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
         data[i] = ref_bind(own->in[0], &s->ranks[i].env);
         out[i] = ref_bind(own->out, &s->ranks[i].env);
         assert(data[i].stride == data[i].cols && out[i].stride == out[i].cols);
         parts[i] = (gpu_comm_part){x->queues[i], data[i].data, out[i].data};
-        if (data[i].rows < 2 || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+        turned = data[i].rows > 1 && (step->comm == COMM_ALL_GATHER || step->comm == COMM_REDUCE_SCATTER) &&
+                 !gpu_comm_goes_peer(team_of(s)->comm, step->comm, (int)size, data[i].dtype, data[i].rows, data[i].cols);
+        if (!turned)
             continue;
         *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
@@ -380,7 +389,7 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
                               data[i].cols / size, true, e));
     }
     TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
-    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
+    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && turned; i++) {
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
         TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols,
                           false, e));
@@ -390,12 +399,10 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
 
 static tpl_code run_comm(session *s, int rank, const plan_step *step, int index, tpl_err *e)
 {
+    if (s->silent || team_opts(s->t)->ranks == RANKS_SOLO)
+        return collect_alone(s, rank, step, e);
     if (team_of(s)->comm)
         return rank == 0 ? collect_cards(s, index, e) : TPL_OK;
-    if (team_opts(s->t)->ranks == RANKS_SOLO) {
-        mat data = ref_bind(step->in[0], &s->ranks[0].env), out = ref_bind(step->out, &s->ranks[0].env);
-        return collect_alone(s, step, &data, &out, e);
-    }
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
@@ -409,6 +416,7 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
         return TPL_OK;
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
+    gpu_trace_mark(card_mark(rank, s->phase, index));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
     op_call call = {0};
@@ -429,6 +437,7 @@ static tpl_code find_best(session *s, tpl_err *e)
     cuda_session *x = state_of(s);
     const plan *p = team_plan(s->t, 0);
     TPL_TRY(gpu_use(place_of(s, 0)->card, e));
+    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_BEST));
     int32_t *out = x->best.data;
     TPL_TRY(card_best(x->queues[0], s->ranks[0].bufs[p->logits_buf], s->n_logits, p->cfg.vocab, out,
                       out + s->o.max_logits, e));
@@ -502,7 +511,8 @@ static tpl_code run_pass(session *s, tpl_err *e)
     if (s->phase != PHASE_DECODE || s->observer.begin || s->observer.end)
         return walk(s, e);
     walk_shape shape = {s->phase,      v->n_rows,           v->n_seqs,       s->n_logits,
-                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots};
+                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots,
+                        s->silent,     gpu_trace_number()};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;
@@ -510,6 +520,7 @@ static tpl_code run_pass(session *s, tpl_err *e)
         return walk(s, e);
     if (!r->graph)
         TPL_TRY(record(s, &r->graph, e));
+    gpu_trace_mark(0);
     return gpu_graph_launch(r->graph, x->queues[0], e);
 }
 
@@ -528,8 +539,11 @@ static tpl_code forward(session *s, tpl_err *e)
         s->ranks[i].env.logit_rows = s->n_logits;
     }
     tpl_code rc = run_pass(s, e);
+    gpu_trace_mark(0);
     s->view.max_slots = slots;
-    return rc == TPL_OK ? gpu_queue_wait(x->queues[0], e) : rc;
+    if (rc == TPL_OK)
+        rc = gpu_queue_wait(x->queues[0], e);
+    return rc == TPL_OK && team_of(s)->comm ? gpu_comm_check(team_of(s)->comm, e) : rc;
 }
 
 /* All wanted rows come at the first question; a pass whose logits nobody reads copies none. */
@@ -555,6 +569,27 @@ static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_e
     return gpu_copy(state_of(s)->queues[0], to, from, bytes, e);
 }
 
+static tpl_code fill(session *s, int rank, int stream, uint64_t seed, tpl_err *e)
+{
+    gpu_queue *q = state_of(s)->queues[rank];
+    const dev_buf *b = &s->ranks[rank].kv[stream];
+    tpl_dtype type = team_opts(s->t)->kv;
+    size_t done = b->bytes < EXEC_FILL_BYTES ? b->bytes : EXEC_FILL_BYTES;
+    card_random r = {.dst = b->data,
+                     .dtype = type,
+                     .heads = 1,
+                     .rows = 1,
+                     .cols = (int64_t)(done / dtype_bytes(type)),
+                     .recipe = {.key = seed, .size = 1}};
+    TPL_TRY(gpu_use(place_of(s, rank)->card, e));
+    TPL_TRY(card_fill_random(q, &r, e));
+    for (size_t n; done < b->bytes; done += n) {
+        n = b->bytes - done < done ? b->bytes - done : done;
+        TPL_TRY(gpu_copy(q, (char *)b->data + done, b->data, n, e));
+    }
+    return gpu_queue_wait(q, e);
+}
+
 const exec_ops exec_cuda = {.host = false,
                             .compute = DT_BF16,
                             .team_open = cuda_team_open,
@@ -564,4 +599,5 @@ const exec_ops exec_cuda = {.host = false,
                             .forward = forward,
                             .logits = logits,
                             .best = best,
+                            .fill = fill,
                             .move = move};

@@ -141,7 +141,7 @@ static void on_begin(void *user, int rank, const plan_step *step)
 static void on_end(void *user, int rank, const plan_step *step, const op_call *call, mat out)
 {
     rank_clock *r = &((scoring_clock *)user)->ranks[rank];
-    r->total_ns[spans_kind(step)] += clock_ns() - r->begun_ns;
+    r->total_ns[spans_kind_of(step)] += clock_ns() - r->begun_ns;
 }
 
 step_observer scoring_clock_observer(scoring_clock *c)

@@ -68,7 +68,7 @@
     X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
     X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
     X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
-    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `procs`, `mpi`, `solo`") \
     X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
     X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
     X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
@@ -83,12 +83,12 @@
     X(tpot_ms_p99, REAL, VALUE,  "ms", "99th percentile of it; empty below 200 samples") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "decoded tokens a second over the whole batch") \
     X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "cache bytes per token and rank by formula, all layers") \
-    X(comm_source, TEXT, VALUE,  "", "communication inside the time: `measured`, `modelled` or `none`") \
+    X(comm_source, TEXT, VALUE,  "", "communication: `measured` inside the times, `modelled` in comm_ms_modelled beside them, or `none`") \
     X(bound_ms,    REAL, VALUE,  "ms", "least time per decode step that the machine's measured ceilings allow") \
     X(bound_frac,  REAL, VALUE,  "0-1", "bound_ms over the measured time") \
     X(pairing,     TEXT, VALUE,  "", "how the two sides of the ratio alternated: `sample` or `block`") \
     X(baseline_cell, TEXT, VALUE, "", "cell_id of the row that the ratio is taken against") \
-    X(ratio,       REAL, VALUE,  "", "baseline's time over this row's time; above 1 this row is faster") \
+    X(ratio,       REAL, VALUE,  "", "tokens a second over the baseline's; at equal batch its time over this row's") \
     X(ratio_lo,    REAL, VALUE,  "", "lower end of its bootstrap 95% interval") \
     X(ratio_hi,    REAL, VALUE,  "", "upper end of its bootstrap 95% interval") \
     X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
@@ -106,7 +106,19 @@
     X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(split,       TEXT, VALUE,  "ms", "time of one decode step by operation, as JSON text") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(moe,         TEXT, CONFIG, "", "of a shape: `off` where the feed-forward of all layers is left out, else `full`") \
+    X(batch_rule,  TEXT, CONFIG, "", "`max`: `batch` is the largest that fits, by variant; empty: it was asked for") \
+    X(decode_steps, INT, CONFIG, "steps", "steps timed of `decode_tok`, spread evenly over the growing context; empty: all") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(comm_exposed_ms, REAL, VALUE, "ms", "tpot_ms minus that of the same list, same session, without its collectives") \
+    X(ttft_ratio,  REAL, VALUE,  "", "baseline's time to first token over this row's; runs did not alternate") \
+    X(ttft_ratio_lo, REAL, VALUE, "", "lower end of its bootstrap 95% interval") \
+    X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
+    X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
+    X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
@@ -191,6 +203,40 @@
     X(attn_share,  REAL, VALUE,  "0-1", "attention over attention and feed-forward time of the draft's layers") \
     X(n_differ,    INT,  VALUE,  "prompts", "greedy texts that differ from vanilla's, all at near-ties if status is `ok`") \
     X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts")
+
+#define RS_TRACES_COLUMNS(X) \
+    X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `speculate`") \
+    X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
+    X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
+    X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
+    X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
+    X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
+    X(batch,       INT,  CONFIG, "sequences", "sequences in a batch") \
+    X(context_tok, INT,  CONFIG, "tokens", "tokens in the cache") \
+    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill` or `decode`") \
+    X(rank,        INT,  CONFIG, "", "rank that the row is of") \
+    X(step,        TEXT, CONFIG, "", "step of the plan, all layers; or `(pass)`, `(no kernel)`, `(between passes)`") \
+    X(op,          TEXT, VALUE,  "", "operation or collective that the step is; empty for work of no step") \
+    X(trace,       TEXT, CONFIG, "", "name, without `.json`, of the file in `traces/`") \
+    X(n_passes,    INT,  VALUE,  "passes", "passes that the means are over") \
+    X(calls,       REAL, VALUE,  "", "records a pass: kernels, copies and fills; on a CPU runs of the step") \
+    X(time_us,     REAL, VALUE,  "us", "time a pass, summed over calls") \
+    X(share,       REAL, VALUE,  "0-1", "time_us over that of `(pass)`, first kernel to last") \
+    X(bytes,       REAL, VALUE,  "bytes", "bytes read and written a pass, by the plan") \
+    X(flops,       REAL, VALUE,  "FLOP", "floating-point operations a pass, by the plan") \
+    X(bytes_sent,  REAL, VALUE,  "bytes", "bytes that the rank sends a pass, by the plan") \
+    X(bound_us,    REAL, VALUE,  "us", "least time that the machine's measured ceilings allow; collectives have none") \
+    X(bound_frac,  REAL, VALUE,  "0-1", "bound_us over time_us") \
+    X(source,      TEXT, VALUE,  "", "where times come from: `CUPTI`, or `timer` around the call on a CPU") \
+    X(traced_over_untraced, REAL, VALUE, "", "a pass's time on the host with and without the trace; in `(pass)` only") \
+    X(n_dropped,   INT,  VALUE,  "records", "records lost; in `(pass)` only") \
+    X(n_unlike,    INT,  VALUE,  "steps", "steps whose records a pass are not what was recorded for replay; in `(pass)` only") \
+    X(note,        TEXT, VALUE,  "", "what a reader should know") \
+    X(command,     TEXT, VALUE,  "", "command that makes this row again")
 
 /* clang-format on */
 
