@@ -269,6 +269,9 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     s->decode_toks = s->decode_toks.n ? s->decode_toks : (cli_axis){decode, 1};
     if (!s->backend && !ranks_are_processes(s->ranks))
         s->backend = cli_default_backend();
+    if (s->ranks == RANKS_NCCL && (!s->backend || strcmp(s->backend, "cuda") != 0) && !s->list)
+        return tpl_fail(e, TPL_E_DEVICE, "--ranks", "is nccl, which takes a card a rank; %s",
+                        gpu_is_built() ? "no card or no driver is here" : "this build has no CUDA");
     latency_request q = {.lab = l,
                          .variants = s->variants.v,
                          .n_variants = s->variants.n,
