@@ -122,6 +122,13 @@ tpl_code plan_fit(const model_config *c, const variant *v, int tp, const plan_op
 tpl_code plan_create(const model_config *c, const variant *v, int tp, int rank, plan_options o, plan **out, tpl_err *e);
 void plan_destroy(plan *p);
 
+/* What a rank's row of KV_MAIN holds of a token's whole one: columns [col, col + cols) are [whole, whole + cols) of the
+ * latent with its key part, or of all heads' keys with all heads' values. */
+typedef struct {
+    int32_t col, whole, cols;
+} plan_row_span;
+void plan_row_spans(const plan *p, plan_row_span out[2]);
+
 /* ---- sums over a plan ---- */
 
 /* The shape of a batch, as far as costs depend on it. */

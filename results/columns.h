@@ -238,6 +238,35 @@
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
     X(command,     TEXT, VALUE,  "", "command that makes this row again")
 
+#define RS_HANDOFF_COLUMNS(X) \
+    X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
+    X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
+    X(from_tp,     INT,  CONFIG, "ranks", "ranks of the prefill team") \
+    X(to_tp,       INT,  CONFIG, "ranks", "ranks of the decode team") \
+    X(ranks,       TEXT, CONFIG, "", "what joins each team's ranks: `local`, `nccl`") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
+    X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
+    X(context_tok, INT,  CONFIG, "tokens", "tokens whose cache moves") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(way,         TEXT, CONFIG, "", "`memory` of the host, `card`: both teams on one, `peer`: cards of their own") \
+    X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "what a decode device stores a token, by formula, all layers") \
+    X(moved_bytes_per_tok, REAL, VALUE, "bytes", "what moves a token, all ranks of the decode team") \
+    X(crossed_bytes_per_tok, REAL, VALUE, "bytes", "of these, what moves from one card to another") \
+    X(time_us,     REAL, VALUE,  "us", "median time from the call until all has arrived") \
+    X(time_us_min, REAL, VALUE,  "us", "smallest sample of time_us") \
+    X(time_us_q1,  REAL, VALUE,  "us", "first quartile of time_us") \
+    X(time_us_q3,  REAL, VALUE,  "us", "third quartile of time_us") \
+    X(us_per_tok,  REAL, VALUE,  "us", "time_us over context_tok") \
+    X(gb_s,        REAL, VALUE,  "1e9 bytes/s", "moved bytes over time_us") \
+    X(n_wrong,     INT,  VALUE,  "elements", "logits of the next step, by the decode team, outside tolerance of the prefill team's") \
+    X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
+    X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
+    X(note,        TEXT, VALUE,  "", "what a reader should know") \
+    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+
 /* clang-format on */
 
 #endif
