@@ -42,6 +42,8 @@ static void config_trace(void *user, rs_row *r)
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
         row_set_named(r, rs_columns(RS_TRACES)[columns[i][0]].name, row_get(&of_cell, columns[i][1]), "trace", NULL);
     row_set_text(r, TRACE_bench, "latency");
+    if (ranks_are_processes(c->q->ranks))
+        row_set_text(r, TRACE_note, "other ranks are processes of their own, which were not traced");
     row_fini(&of_cell);
 }
 
