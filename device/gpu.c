@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "base/arena.h"
+#include "device/gpu_judge.h"
 
 /* cuBLAS takes its work space from here, so that a recorded walk allocates nothing. NVIDIA's advice for Hopper. */
 enum { BLAS_WORKSPACE = 32 << 20 };
@@ -81,15 +82,16 @@ static tpl_code read_facts(int ordinal, gpu_facts *f, tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code check_card(const gpu_facts *f, tpl_err *e)
+/* The reason behind a count of cards that failed: no driver, or one too old, or what CUDA says. */
+static tpl_code fail_to_count(cudaError_t rc, tpl_err *e)
 {
-    if (f->driver / 1000 < f->runtime / 1000)
-        return tpl_fail(e, TPL_E_DEVICE, f->name, "driver is for CUDA %d.%d, this build needs %d.0 or newer",
-                        f->driver / 1000, f->driver % 1000 / 10, f->runtime / 1000);
-    if (f->major < 8)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, f->name, "compute capability is %d.%d, expected 8.0 or newer", f->major,
-                        f->minor);
-    return TPL_OK;
+    int driver = 0, runtime = 0;
+    cudaGetLastError();
+    if (rc == cudaErrorNoDevice)
+        return tpl_fail(e, TPL_E_DEVICE, "card", "none is here, or none may be seen");
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && cudaRuntimeGetVersion(&runtime) == cudaSuccess)
+        TPL_TRY(gpu_judge_driver(driver, runtime, e));
+    return fail(e, "card", rc);
 }
 
 tpl_code gpu_open(int ordinal, gpu **out, tpl_err *e)
@@ -97,12 +99,12 @@ tpl_code gpu_open(int ordinal, gpu **out, tpl_err *e)
     int n = 0;
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc != cudaSuccess)
-        return fail(e, "card", rc);
+        return fail_to_count(rc, e);
     if (ordinal < 0 || ordinal >= n)
         return tpl_fail(e, TPL_E_DEVICE, "card", "number %d was asked for, %d are here", ordinal, n);
     gpu_facts f = {0};
     TPL_TRY(read_facts(ordinal, &f, e));
-    TPL_TRY(check_card(&f, e));
+    TPL_TRY(gpu_judge(&f, e));
     CUDA_TRY(cudaSetDevice(ordinal));
     gpu *g = tpl_calloc(1, sizeof *g);
     g->facts = f;
