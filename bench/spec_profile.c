@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bench/spec_card.h"
+#include "bench/spec_trace.h"
 #include "engine/spans.h"
 
 enum { MAX_SPANS = 1 << 18 };
@@ -101,13 +102,14 @@ tpl_code spec_profile_run(speculator *s, session *base, session *draft, spec_run
     tap b, d;
     spec_stats x = {0};
     if (spec_on_card(base))
-        return trace_path ? tpl_fail(e, TPL_E_UNSUPPORTED, "--trace", "shows steps on a host only")
-                          : spec_profile_card(s, base, draft, run, out, e);
+        return spec_profile_card(s, base, draft, run, out, e);
     open_tap(&b, base);
     open_tap(&d, draft);
     tpl_code rc = spec_generate(s, &run, &x, e);
-    if (rc == TPL_OK)
+    if (rc == TPL_OK) {
         sum_up(b.s, team_n_local(session_team(base)), d.s, draft ? team_n_local(session_team(draft)) : 0, &x, out);
+        out->overlap = draft ? spec_attention_overlap(d.s, session_team(draft)) : NAN;
+    }
     if (rc == TPL_OK && trace_path)
         rc = spans_write_chrome(draft ? d.s : b.s, draft ? "draft" : "base", trace_path, e);
     close_tap(&b);
