@@ -33,6 +33,7 @@ typedef struct {
     const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
     int32_t first_card;    /* of this process's ranks on cards: rank i is on first_card + i, or all share first_card */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
+    bool no_graph;         /* backend "cuda": never replay recorded walks, enqueue every step of every pass */
     plan_options plan;
     int64_t remote_id; /* ranks that are processes: what followers call this team; set by lab.c */
 } team_options;
