@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "engine/card_trace.h"
 #include "engine/generate.h"
 
@@ -81,6 +82,45 @@ double spec_attention_overlap(const spans *s, team *t)
 
 /* ---- on a card ---- */
 
+/* Marks are one thread's. */
+static tpl_code check_threads(session *s, tpl_err *e)
+{
+    if (team_has_threads(session_team(s)))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "--trace", "needs --graph on where ranks have a card each");
+    return TPL_OK;
+}
+
+/* The prompt twice under the tracer: walks are recorded in the first run, the second is shown, as one pass. */
+tpl_code spec_trace_card(speculator *s, session *base, session *draft, spec_run run, const char *path, tpl_err *e)
+{
+    gpu_trace *t = NULL;
+    session *shown = draft ? draft : base;
+    TPL_TRY(check_threads(shown, e));
+    session_set_trace_tag(shown, 1);
+    TPL_TRY(gpu_trace_begin(&t, e));
+    tpl_code rc = TPL_OK;
+    for (int i = 0; i < 2 && rc == TPL_OK; i++) {
+        spec_stats x = {0};
+        gpu_trace_pass(i - 1);
+        rc = spec_generate(s, &run, &x, e);
+    }
+    if (rc == TPL_OK)
+        rc = gpu_trace_end(t, e);
+    if (rc == TPL_OK) {
+        card_trace_check check;
+        spans *sp = card_trace_spans(shown, t, 1, false, &check);
+        spans_pass_time time = spans_passes(sp, 0);
+        log_note("trace %s: %.1f us, no kernel of %s runs in %.1f%% of it; %lld records lost", path, (double)time.pass_ns / 1e3,
+                 draft ? "the draft" : "the base", time.pass_ns ? 100 * (double)time.idle_ns / (double)time.pass_ns : 0,
+                 (long long)check.n_dropped);
+        rc = spans_write_chrome(sp, draft ? "draft" : "base", path, e);
+        spans_destroy(sp);
+    }
+    gpu_trace_destroy(t);
+    session_set_trace_tag(shown, 0);
+    return rc;
+}
+
 enum { WARM = 2, TRACED = 4 };
 
 static tpl_code fuzzy_pass(session *s, int seq, tpl_err *e)
@@ -103,7 +143,7 @@ static tpl_code run_traced(session *s, int seq, tpl_err *e)
     return rc;
 }
 
-static tpl_code trace_seq(session *s, int seq, const char *path, double *overlap, tpl_err *e)
+static tpl_code overlap_of_seq(session *s, int seq, double *overlap, tpl_err *e)
 {
     gpu_trace *t = NULL;
     TPL_TRY(gpu_trace_begin(&t, e));
@@ -114,22 +154,19 @@ static tpl_code trace_seq(session *s, int seq, const char *path, double *overlap
         card_trace_check check;
         spans *sp = card_trace_spans(s, t, TRACED, !team_opts(session_team(s))->no_graph, &check);
         *overlap = spec_attention_overlap(sp, session_team(s));
-        rc = spans_write_chrome(sp, "draft", path, e);
         spans_destroy(sp);
     }
     gpu_trace_destroy(t);
     return rc;
 }
 
-tpl_code spec_trace_card(session *draft, const int32_t *prompt, int n_prompt, const char *path, double *overlap,
-                         tpl_err *e)
+tpl_code spec_overlap_card(session *draft, const int32_t *prompt, int n_prompt, double *overlap, tpl_err *e)
 {
-    if (team_has_threads(session_team(draft)))
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "--trace", "needs --graph on where ranks have a card each");
+    TPL_TRY(check_threads(draft, e));
     int seq = session_add_seq(draft);
     tpl_code rc = generate_prefill(draft, seq, prompt, n_prompt, e);
     if (rc == TPL_OK)
-        rc = trace_seq(draft, seq, path, overlap, e);
+        rc = overlap_of_seq(draft, seq, overlap, e);
     session_drop_seq(draft, seq);
     return rc;
 }

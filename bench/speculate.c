@@ -152,15 +152,19 @@ static tpl_code trace_path(const spec_bench *b, const spec_live *c, arena *a, ch
     return rd_trace_path(b->rd, id.hex, a, path, e);
 }
 
-/* A card's tracer slows launches from then on, so that it comes last. */
+/* After everything that is timed. */
 static tpl_code trace_cell(spec_bench *b, spec_live *c, arena *a, tpl_err *e)
 {
     char *path;
     const spec_prompt *prompt = &b->q->prompts[0];
-    if (!b->q->trace || !spec_is_card(b->q) || c->cell.method != SPEC_EASYSPEC)
+    const spec_record *replay = b->q->replay ? spec_replay_find(b->q->replay, c->name, 0) : NULL;
+    if (!b->q->trace || !spec_is_card(b->q))
         return TPL_OK;
     TPL_TRY(trace_path(b, c, a, &path, e));
-    return spec_trace_card(c->draft, prompt->tokens, prompt->n, path, &c->profile.overlap, e);
+    TPL_TRY(spec_trace_card(c->s, c->base, c->draft, run_of(b, c, 0, replay), path, e));
+    if (c->cell.method != SPEC_EASYSPEC || c->cell.draft_tp < 2)
+        return TPL_OK;
+    return spec_overlap_card(c->draft, prompt->tokens, prompt->n, &c->profile.overlap, e);
 }
 
 static tpl_code profile_cell(spec_bench *b, spec_live *c, arena *a, tpl_err *e)
