@@ -36,7 +36,7 @@ static const cli_option options[] = {
     {"dtype", "LIST", "bf16, f32 weights, caches and inputs of products (default bf16)", false},
     {"backend", "LIST", "cpu, ref, or the name of one row of the kernels table such as cpu_avx2; of collectives cpu or cuda (default cpu)", false},
     {"bytes", "LIST", "of collectives: sizes of a rank's data, such as 512:64M*2 (default a ladder of 11, between cards 14)", false},
-    {"ranks", "KIND", "of collectives: local, threads or ranks that share card 0; nccl, a card each (default local, cuda: nccl)", false},
+    {"ranks", "KIND", "of collectives: local, threads or ranks that share card 0; nccl, a card each (default local, with cuda nccl)", false},
     {"fit-links", "FILE", "of collectives: write the alpha-beta model of the times, for latency --comm-model", true},
     {"filter", "TEXT", "only cases whose name matches: a pattern with * ? [], else a part of the name", false},
     {"max-samples", "N", "cold samples of a case at most (default 400)", false},
@@ -142,7 +142,7 @@ static tpl_code set_link_types(const kernels_state *s, cli_context *c, links_req
     const char *backend = "cpu";
     if (s->axes.backend)
         TPL_TRY(cli_set_backend(c, s->axes.backend, &backend, e));
-    q->cuda = strcmp(backend, "cuda") == 0;
+    q->cuda = strcmp(backend, "cuda") == 0 || (!s->axes.backend && s->ranks == RANKS_NCCL);
     q->share_card = q->cuda && s->ranks == RANKS_LOCAL && s->ranks_given;
     if (s->ranks != RANKS_LOCAL && s->ranks != RANKS_NCCL)
         return tpl_fail(e, TPL_E_USAGE, "--ranks", "is %s, expected local or nccl", ranks_name(s->ranks));
