@@ -5,6 +5,7 @@
 
 #include "bench/kernels_bench.h"
 #include "bench/links_bench.h"
+#include "cli/card.h"
 #include "cli/options.h"
 
 typedef struct {
@@ -186,6 +187,8 @@ static tpl_code run_links(kernels_state *s, cli_context *c, links_request *q, tp
     cli_run r = {0};
     link_model fitted;
     cli_axis tps = {0};
+    card_watches watches = {0};
+    bench_clock clock;
     tpl_err print_err;
     TPL_TRY(set_link_types(s, c, q, e));
     if (s->axes.tp)
@@ -200,7 +203,12 @@ static tpl_code run_links(kernels_state *s, cli_context *c, links_request *q, tp
     TPL_TRY(links_bench_check(q, e));
     TPL_TRY(cli_open_run(c, s->out, s->resume, "kernels", &r, e));
     long before = c->rd ? rd_n_rows(r.rd, RS_KERNELS) : 0;
-    tpl_code rc = links_bench_run(q, r.rd, &fitted, e);
+    const char *backend = q->cuda ? "cuda" : NULL;
+    tpl_code rc = cli_watch_cards(backend, q->share_card ? RANKS_LOCAL : RANKS_NCCL, &watches, r.rd, e);
+    q->measure.clock = cli_clock(backend, &watches, &clock);
+    if (rc == TPL_OK)
+        rc = links_bench_run(q, r.rd, &fitted, e);
+    card_watches_close(&watches);
     bool reading = s->format == TABLE_ALIGNED || s->format == TABLE_MD;
     if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
         tpl_code printed = cli_print_rows(r.rd, RS_KERNELS, before, "Collectives", reading ? link_columns : NULL, s->format, &print_err);
