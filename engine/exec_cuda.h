@@ -6,6 +6,7 @@
 #include "device/gpu.h"
 #include "device/gpu_comm.h"
 #include "engine/exec.h"
+#include "kernels/card.h"
 
 /* A card that ranks of this process live on, with the tables they share. */
 typedef struct {
@@ -21,6 +22,7 @@ typedef struct {
     int n_places;
     dev_buf *weights; /* [n_local] */
     gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, or are alone */
+    gpu *comm_cards[CARD_MAX_RANKS]; /* the communicator's own, where all ranks live in this process */
 } cuda_team;
 
 cuda_place *cuda_place_of(cuda_team *c, int local_rank);
