@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "bench/spec_card.h"
 #include "engine/spans.h"
 
 enum { MAX_SPANS = 1 << 18 };
@@ -99,6 +100,9 @@ tpl_code spec_profile_run(speculator *s, session *base, session *draft, spec_run
 {
     tap b, d;
     spec_stats x = {0};
+    if (spec_on_card(base))
+        return trace_path ? tpl_fail(e, TPL_E_UNSUPPORTED, "--trace", "shows steps on a host only")
+                          : spec_profile_card(s, base, draft, run, out, e);
     open_tap(&b, base);
     open_tap(&d, draft);
     tpl_code rc = spec_generate(s, &run, &x, e);

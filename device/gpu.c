@@ -128,6 +128,24 @@ tpl_code gpu_use(gpu *g, tpl_err *e)
     return TPL_OK;
 }
 
+tpl_code gpu_reach(gpu *from, gpu *to, tpl_err *e)
+{
+    int can = 0;
+    if (from->facts.ordinal == to->facts.ordinal)
+        return TPL_OK;
+    CUDA_TRY(cudaDeviceCanAccessPeer(&can, from->facts.ordinal, to->facts.ordinal));
+    if (!can)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, from->facts.name, "card %d cannot reach the memory of card %d",
+                        from->facts.ordinal, to->facts.ordinal);
+    CUDA_TRY(cudaSetDevice(from->facts.ordinal));
+    cudaError_t rc = cudaDeviceEnablePeerAccess(to->facts.ordinal, 0);
+    if (rc == cudaErrorPeerAccessAlreadyEnabled) {
+        cudaGetLastError();
+        return TPL_OK;
+    }
+    return rc == cudaSuccess ? TPL_OK : fail(e, "peer access", rc);
+}
+
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e)
 {
     size_t left = 0, total = 0;
@@ -245,6 +263,14 @@ tpl_code gpu_copy(gpu_queue *q, void *to, const void *from, size_t bytes, tpl_er
     return TPL_OK;
 }
 
+tpl_code gpu_copy_pieces(gpu_queue *q, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                         tpl_err *e)
+{
+    if (bytes && n)
+        CUDA_TRY(cudaMemcpy2DAsync(to, to_step, from, from_step, bytes, (size_t)n, cudaMemcpyDefault, q->stream));
+    return TPL_OK;
+}
+
 tpl_code gpu_copy_now(gpu_queue *q, void *to, const void *from, size_t bytes, tpl_err *e)
 {
     TPL_TRY(gpu_copy(q, to, from, bytes, e));
@@ -297,6 +323,15 @@ void gpu_event_destroy(gpu_event *v)
 tpl_code gpu_event_record(gpu_event *v, gpu_queue *q, tpl_err *e)
 {
     CUDA_TRY(cudaEventRecord(v->event, q->stream));
+    return TPL_OK;
+}
+
+tpl_code gpu_event_stamp(gpu_event *v, gpu_queue *q, tpl_err *e)
+{
+    enum cudaStreamCaptureStatus recording;
+    CUDA_TRY(cudaStreamIsCapturing(q->stream, &recording));
+    unsigned flags = recording == cudaStreamCaptureStatusActive ? cudaEventRecordExternal : cudaEventRecordDefault;
+    CUDA_TRY(cudaEventRecordWithFlags(v->event, q->stream, flags));
     return TPL_OK;
 }
 

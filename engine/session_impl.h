@@ -50,6 +50,8 @@ struct session {
     int32_t tree_words;
     batch_view view;
     int n_logits;
+    int32_t top_k; /* 0: not wanted */
+    float top_temperature;
     plan_phase phase;
     step_observer observer;
     bool silent; /* collectives are left out */
