@@ -65,7 +65,7 @@ static const cli_option options[] = {
     {"record", "FILE", "write accepted counts of every run as JSON lines", true},
     {"replay", "FILE", "take accepted counts from such a file instead of judging", true},
     {"assume-accept", "P", "keep each level with this chance instead of judging", false},
-    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) of the draft: one track a rank", false},
+    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) of the draft's ranks: by CUPTI on cards, by timers on hosts", false},
     {"published", NULL, "print the paper's tables after one's own", false},
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"backend", "NAME", "cpu, or cuda: on cards (default cpu)", false},

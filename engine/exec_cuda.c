@@ -339,7 +339,7 @@ static tpl_code send_contents(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     size_t bytes = fill_block(s);
-    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_CONTENTS));
+    gpu_trace_mark(card_mark(s->trace_tag, 0, s->phase, CARD_MARK_CONTENTS));
     for (int i = 0; i < team_of(s)->n_places; i++) {
         TPL_TRY(gpu_copy(x->queues[i], x->card_blocks[i].data, x->host_block.data, bytes, e));
         TPL_TRY(follow(x, 0, i, e));
@@ -444,7 +444,7 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
     if (state_of(s)->clock)
         TPL_TRY(cuda_clock_step(state_of(s)->clock, rank, step, state_of(s)->queues[rank], e));
-    gpu_trace_mark(card_mark(rank, s->phase, index));
+    gpu_trace_mark(card_mark(s->trace_tag, rank, s->phase, index));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
     op_call call = {0};
@@ -475,7 +475,7 @@ static tpl_code find_best(session *s, tpl_err *e)
                           .shares = (float *)(void *)(found + x->in_found.shares),
                           .space = x->find_space.data};
     TPL_TRY(gpu_use(place_of(s, 0)->card, e));
-    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_BEST));
+    gpu_trace_mark(card_mark(s->trace_tag, 0, s->phase, CARD_MARK_BEST));
     if (s->top_k)
         TPL_TRY(card_top(x->queues[0], &top, e));
     else
@@ -541,6 +541,7 @@ static tpl_code record(session *s, gpu_graph **out, tpl_err *e)
     cuda_session *x = state_of(s);
     TPL_TRY(gpu_record_begin(x->queues[0], e));
     tpl_code rc = walk(s, e);
+    gpu_trace_mark(0); /* nodes made from here on are copies of those that steps recorded */
     if (rc == TPL_OK)
         return gpu_record_end(x->queues[0], out, e);
     gpu_record_drop(x->queues[0]);

@@ -338,6 +338,11 @@ void session_observe(session *s, step_observer o)
     s->observer = o;
 }
 
+void session_set_trace_tag(session *s, uint8_t tag)
+{
+    s->trace_tag = tag;
+}
+
 const float *session_logits(const session *s, int i)
 {
     assert(i >= 0 && i < s->n_logits);

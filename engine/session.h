@@ -99,6 +99,8 @@ typedef struct {
 } step_observer;
 
 void session_observe(session *s, step_observer o);
+/* On a card, whose work is seen by a tracer only (engine/card_trace.h): tells several sessions of one trace apart. */
+void session_set_trace_tag(session *s, uint8_t tag);
 
 /* What a card's own clock says of a rank's walks: time between the first step of a block (a layer's attention, its
  * feed-forward, an exchange with other ranks and the wait for them, the rest) and that of the next. */

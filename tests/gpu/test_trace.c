@@ -106,7 +106,7 @@ static void show_records(const world *w, const gpu_trace *t)
     int64_t n, recorded = 0;
     const gpu_slice *s = gpu_trace_slices(t, &n);
     for (int i = 0; i < team_plan(w->run.team, 0)->list[PHASE_DECODE].n; i++)
-        recorded += gpu_trace_recorded(t, card_mark(0, PHASE_DECODE, i));
+        recorded += gpu_trace_recorded(t, card_mark(0, 0, PHASE_DECODE, i));
     fprintf(stderr, "nodes recorded for steps of rank 0: %lld\n", (long long)recorded);
     for (int64_t i = 0; i < n && i < 400; i += i < 20 ? 1 : 19)
         fprintf(stderr, "%lld %s %.40s pass %d mark %llx correlation %u node %llu queue %u card %d\n", (long long)i,
@@ -179,7 +179,7 @@ Test(gpu_trace, replays_show_every_step_of_one_rank)
 Test(gpu_trace, replays_show_every_rank_on_one_card)
 {
     need_card();
-    trace_decode("worldlet-mla", "tpla:g=2", 2, RANKS_LOCAL);
+    trace_decode("worldlet-mla", "tpla:g=2:u=id", 2, RANKS_LOCAL);
     trace_decode("worldlet-gqa", "gqa", 2, RANKS_LOCAL);
 }
 
