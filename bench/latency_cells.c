@@ -39,6 +39,11 @@ int lat_sharers(const latency_request *q, int tp)
     return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL || cards_enough ? 1 : tp;
 }
 
+int lat_prefill_rows(const latency_request *q)
+{
+    return lat_on_card(q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
+}
+
 plan_options lat_plan_options(const latency_request *q)
 {
     return (plan_options){.attention_only = model_attention_only(lab_model(q->lab)), .decode_only = q->fill_random};
@@ -265,7 +270,7 @@ static tpl_code expect(lat_cell *c, tpl_err *e)
 
 session_options lat_session_options(const lat_cell *c, int batch)
 {
-    int rows = c->q->fill_random ? 1 : lat_on_card(c->q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
+    int rows = c->q->fill_random ? 1 : lat_prefill_rows(c->q);
     return (session_options){.max_seqs = batch,
                              .max_tok = c->context + c->decode_tok + 1,
                              .max_rows = batch > rows ? batch : rows,

@@ -61,6 +61,7 @@ tpl_dtype lat_compute(const latency_request *q);
 plan_types lat_types(const latency_request *q);
 /* How many ranks work on one machine's ceilings, and in one memory, at once. */
 int lat_sharers(const latency_request *q, int tp);
+int lat_prefill_rows(const latency_request *q); /* of one pass */
 plan_options lat_plan_options(const latency_request *q);
 /* Steps that a sample of so many decoded tokens runs. */
 int lat_steps(const latency_request *q, int decode_tok);

@@ -140,26 +140,48 @@ static void __attribute__((format(printf, 2, 3))) add_note(rs_row *r, const char
     row_set_text(r, LAT_note, text);
 }
 
-/* What the link model says of a decode step's collectives, and its numbers into the note. */
-static void fill_modelled(const row_parts *p, rs_row *r)
+/* What the link model says of the prefill's collectives, chunk by chunk, sequence after sequence. */
+static tpl_code prefill_comm_us(const lat_cell *c, const plan *own, double *us, tpl_err *e)
+{
+    int chunk = lat_prefill_rows(c->q);
+    link_cost cost;
+    *us = 0;
+    for (int at = 0; at < c->context; at += chunk) {
+        batch_shape shape = batch_shape_uniform(1, at, c->context - at < chunk ? c->context - at : chunk);
+        TPL_TRY(links_plan(c->q->links, own, PHASE_PREFILL, &shape, lat_types(c->q), &cost, e));
+        *us += c->batch * cost.us;
+    }
+    return TPL_OK;
+}
+
+static tpl_code set_modelled(const row_parts *p, const plan *own, rs_row *r, tpl_err *e)
 {
     const lat_cell *c = p->c;
-    plan *own;
-    link_cost cost;
-    tpl_err e;
-    if (plan_of(c, &own, NULL) != TPL_OK)
-        return;
     batch_shape shape = step_shape(c);
-    tpl_code rc = links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &cost, &e);
-    plan_destroy(own);
-    if (rc != TPL_OK) {
-        add_note(r, "%s", e.what);
-        return;
-    }
+    link_cost step;
+    double prefill_us = NAN;
+    TPL_TRY(links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &step, e));
+    if (c->n_ttft)
+        TPL_TRY(prefill_comm_us(c, own, &prefill_us, e));
     row_set_text(r, LAT_comm_source, "modelled");
-    set_real(r, LAT_comm_ms_modelled, cost.us / 1e3);
-    set_real(r, LAT_tpot_ms_modelled, (cost.us + p->tpot->cold.median) / 1e3);
-    add_note(r, "%s", cost.numbers);
+    set_real(r, LAT_comm_ms_modelled, step.us / 1e3);
+    set_real(r, LAT_tpot_ms_modelled, (step.us + p->tpot->cold.median) / 1e3);
+    if (c->n_ttft)
+        set_real(r, LAT_ttft_ms_modelled, (prefill_us + bstat_median(c->ttft_us, (size_t)c->n_ttft)) / 1e3);
+    add_note(r, "%s", step.numbers);
+    return TPL_OK;
+}
+
+/* What the link model says of the row's collectives, and its numbers into the note. */
+static void fill_modelled(const row_parts *p, rs_row *r)
+{
+    plan *own;
+    tpl_err e;
+    if (plan_of(p->c, &own, NULL) != TPL_OK)
+        return;
+    if (set_modelled(p, own, r, &e) != TPL_OK)
+        add_note(r, "%s", e.what);
+    plan_destroy(own);
 }
 
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
