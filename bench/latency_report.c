@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/log.h"
 #include "bench/latency_impl.h"
 
 typedef struct {
@@ -70,7 +71,8 @@ static void fill_times(const row_parts *p, rs_row *r)
     set_real(r, LAT_itl_ms_p99, itl.p99 / 1e3);
     set_real(r, LAT_tok_per_s, c->batch / tpot_ms * 1e3);
     set_real(r, LAT_e2el_ms, ttft_ms + c->decode_tok * tpot_ms);
-    set_real(r, LAT_comm_exposed_ms, tpot_ms - c->silent_us / 1e3);
+    /* where the two took turns, of that minute */
+    set_real(r, LAT_comm_exposed_ms, (isfinite(c->alone_us) ? c->joint_us / 1e3 : tpot_ms) - c->silent_us / 1e3);
     row_set_text(r, LAT_comm_source, c->q->ranks == RANKS_SOLO ? "none" : "measured");
     set_real(r, LAT_bound_ms, p->bound_ms);
     set_real(r, LAT_bound_frac, p->bound_ms / tpot_ms);
@@ -140,26 +142,61 @@ static void __attribute__((format(printf, 2, 3))) add_note(rs_row *r, const char
     row_set_text(r, LAT_note, text);
 }
 
-/* What the link model says of a decode step's collectives, and its numbers into the note. */
-static void fill_modelled(const row_parts *p, rs_row *r)
+/* What the link model says of the prefill's collectives, chunk by chunk, sequence after sequence. */
+static tpl_code prefill_comm_us(const lat_cell *c, const plan *own, double *us, tpl_err *e)
+{
+    int chunk = lat_prefill_rows(c->q);
+    link_cost cost;
+    *us = 0;
+    for (int at = 0; at < c->context; at += chunk) {
+        batch_shape shape = batch_shape_uniform(1, at, c->context - at < chunk ? c->context - at : chunk);
+        TPL_TRY(links_plan(c->q->links, own, PHASE_PREFILL, &shape, lat_types(c->q), &cost, e));
+        *us += c->batch * cost.us;
+    }
+    return TPL_OK;
+}
+
+static tpl_code set_modelled(const row_parts *p, const plan *own, rs_row *r, tpl_err *e)
 {
     const lat_cell *c = p->c;
-    plan *own;
-    link_cost cost;
-    tpl_err e;
-    if (plan_of(c, &own, NULL) != TPL_OK)
-        return;
     batch_shape shape = step_shape(c);
-    tpl_code rc = links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &cost, &e);
-    plan_destroy(own);
-    if (rc != TPL_OK) {
-        add_note(r, "%s", e.what);
-        return;
-    }
+    link_cost step;
+    double prefill_us = NAN;
+    TPL_TRY(links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &step, e));
+    if (c->n_ttft)
+        TPL_TRY(prefill_comm_us(c, own, &prefill_us, e));
     row_set_text(r, LAT_comm_source, "modelled");
-    set_real(r, LAT_comm_ms_modelled, cost.us / 1e3);
-    set_real(r, LAT_tpot_ms_modelled, (cost.us + p->tpot->cold.median) / 1e3);
-    add_note(r, "%s", cost.numbers);
+    set_real(r, LAT_comm_ms_modelled, step.us / 1e3);
+    set_real(r, LAT_tpot_ms_modelled, (step.us + p->tpot->cold.median) / 1e3);
+    if (c->n_ttft)
+        set_real(r, LAT_ttft_ms_modelled, (prefill_us + bstat_median(c->ttft_us, (size_t)c->n_ttft)) / 1e3);
+    add_note(r, "%s", step.numbers);
+    return TPL_OK;
+}
+
+/* What the link model says of the row's collectives, and its numbers into the note. */
+static void fill_modelled(const row_parts *p, rs_row *r)
+{
+    plan *own;
+    tpl_err e;
+    if (plan_of(p->c, &own, NULL) != TPL_OK)
+        return;
+    if (set_modelled(p, own, r, &e) != TPL_OK)
+        add_note(r, "%s", e.what);
+    plan_destroy(own);
+}
+
+/* What the ranks gain by working at once, beside what they would without waiting for each other. */
+static void note_gain(const lat_cell *c, rs_row *r)
+{
+    double gain = c->tp * c->alone_us / c->joint_us, most = c->tp * c->alone_us / c->silent_us;
+    char text[VARIANT_TEXT];
+    variant_format(c->v, text);
+    add_note(r, "%d ranks gain %.2f over one rank's work alone, %.2f without collectives: %.2f of it", c->tp, gain, most,
+             gain / most);
+    log_note("%s tp=%d batch %d context %d: %.3f ms a step, one rank's work alone %.3f ms: gain %.2f of the %.2f that independent "
+             "threads show (%.2f)",
+             text, c->tp, c->batch, c->context, c->joint_us / 1e3, c->alone_us / 1e3, gain, most, gain / most);
 }
 
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
@@ -177,6 +214,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         add_note(&r, "at the power limit in %d of %d samples", p->tpot->n_power_capped, p->tpot->n_cold);
     if (p->tpot->n_cold > 0 && p->c->q->links)
         fill_modelled(p, &r);
+    if (isfinite(p->c->alone_us))
+        note_gain(p->c, &r);
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     judge(p, &r);

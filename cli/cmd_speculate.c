@@ -7,6 +7,7 @@
 #include "bench/spec_auto.h"
 #include "bench/spec_cells.h"
 #include "bench/spec_cosine.h"
+#include "cli/card.h"
 #include "cli/options.h"
 #include "datasets/prompts.h"
 #include "datasets/tasks.h"
@@ -472,8 +473,10 @@ static tpl_code measure(const speculate_state *s, cli_context *c, speculate_requ
     TPL_TRY(cli_open_run(c, s->out, s->resume, "speculate", &r, e));
     /* A suite's earlier sections have been printed. */
     long before[] = {c->rd ? rd_n_rows(r.rd, RS_ACCURACY) : 0, c->rd ? rd_n_rows(r.rd, RS_SPECULATE) : 0};
-    tpl_code rc = TPL_OK;
-    if (s->record && !(q->record = fopen(s->record, "w")))
+    card_watches watches = {0};
+    tpl_code rc = cli_watch_cards(q->backend, RANKS_LOCAL, &watches, r.rd, e);
+    card_watches_close(&watches);
+    if (rc == TPL_OK && s->record && !(q->record = fopen(s->record, "w")))
         rc = tpl_fail(e, TPL_E_IO, s->record, "cannot be created");
     if (rc == TPL_OK)
         rc = run_sets(s, c, q, r.rd, e);

@@ -7,6 +7,7 @@
 #include "device/gpu.h"
 #include "device/gpu_comm.h"
 #include "engine/exec.h"
+#include "kernels/card.h"
 
 /* A card that ranks of this process live on, with the tables they share. */
 typedef struct {
@@ -23,6 +24,7 @@ typedef struct {
     dev_buf *weights; /* [n_local] */
     gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, are alone, or reach each
                        * other's memory: then a collective is one launch on its first rank's card (fuzzy plans) */
+    gpu *comm_cards[CARD_MAX_RANKS]; /* the communicator's own, where all ranks live in this process */
 } cuda_team;
 
 /* Stamps of the card's clock where a rank's walk goes on to another block. */

@@ -118,7 +118,8 @@
     X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
     X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
     X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
-    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped")
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped") \
+    X(ttft_ms_modelled, REAL, VALUE, "ms", "ttft_ms and the modelled communication of the prefill together")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
