@@ -31,6 +31,8 @@ typedef struct {
     int64_t n_itl, cap_itl;
     bool sampling;    /* warm-up is over */
     double silent_us; /* a step's time without collectives; NaN: not measured */
+    double alone_us;  /* of rank 0's work alone, without the other threads; NaN: not measured */
+    double joint_us;  /* of a whole step, in turns with the two above */
     int64_t kv_used, peak_bytes;
     double ttft_us[LAT_MAX_TTFT]; /* [n_ttft] */
     int n_ttft;

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/log.h"
 #include "bench/latency_impl.h"
 
 typedef struct {
@@ -70,7 +71,8 @@ static void fill_times(const row_parts *p, rs_row *r)
     set_real(r, LAT_itl_ms_p99, itl.p99 / 1e3);
     set_real(r, LAT_tok_per_s, c->batch / tpot_ms * 1e3);
     set_real(r, LAT_e2el_ms, ttft_ms + c->decode_tok * tpot_ms);
-    set_real(r, LAT_comm_exposed_ms, tpot_ms - c->silent_us / 1e3);
+    /* where the two took turns, of that minute */
+    set_real(r, LAT_comm_exposed_ms, (isfinite(c->alone_us) ? c->joint_us / 1e3 : tpot_ms) - c->silent_us / 1e3);
     row_set_text(r, LAT_comm_source, c->q->ranks == RANKS_SOLO ? "none" : "measured");
     set_real(r, LAT_bound_ms, p->bound_ms);
     set_real(r, LAT_bound_frac, p->bound_ms / tpot_ms);
@@ -184,6 +186,19 @@ static void fill_modelled(const row_parts *p, rs_row *r)
     plan_destroy(own);
 }
 
+/* What the ranks gain by working at once, beside what they would without waiting for each other. */
+static void note_gain(const lat_cell *c, rs_row *r)
+{
+    double gain = c->tp * c->alone_us / c->joint_us, most = c->tp * c->alone_us / c->silent_us;
+    char text[VARIANT_TEXT];
+    variant_format(c->v, text);
+    add_note(r, "%d ranks gain %.2f over one rank's work alone, %.2f without collectives: %.2f of it", c->tp, gain, most,
+             gain / most);
+    log_note("%s tp=%d batch %d context %d: %.3f ms a step, one rank's work alone %.3f ms: gain %.2f of the %.2f that independent "
+             "threads show (%.2f)",
+             text, c->tp, c->batch, c->context, c->joint_us / 1e3, c->alone_us / 1e3, gain, most, gain / most);
+}
+
 static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
 {
     rs_row r;
@@ -199,12 +214,39 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         add_note(&r, "at the power limit in %d of %d samples", p->tpot->n_power_capped, p->tpot->n_cold);
     if (p->tpot->n_cold > 0 && p->c->q->links)
         fill_modelled(p, &r);
+    if (isfinite(p->c->alone_us))
+        note_gain(p->c, &r);
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     judge(p, &r);
     tpl_code rc = rd_append(rd, &r, e);
     row_fini(&r);
     return rc;
+}
+
+/* Bytes that one rank sends for a decoded token; NaN: no plan. */
+static double bytes_sent(const lat_cell *c)
+{
+    plan *p;
+    batch_shape one = batch_shape_uniform(1, c->context, 1);
+    if (plan_create(model_cfg(lab_model(c->q->lab)), c->v, c->tp, 0, lat_plan_options(c->q), &p, NULL) != TPL_OK)
+        return NAN;
+    double bytes = plan_cost(p, PHASE_DECODE, &one, lat_types(c->q)).bytes_sent;
+    plan_destroy(p);
+    return bytes;
+}
+
+/* Ranks alone exchange nothing, so that only variants which would send the same may be compared. */
+static void refuse_other_communication(pair_ratio *ratio, const lat_cell *base, const lat_cell *c)
+{
+    double theirs = bytes_sent(base), own = bytes_sent(c);
+    if (c->q->ranks != RANKS_SOLO || ratio->status == RS_UNLIKE || theirs == own)
+        return;
+    ratio->status = RS_UNLIKE;
+    ratio->ratio = (bstat_ratio){NAN, NAN, NAN};
+    snprintf(ratio->reason, sizeof ratio->reason,
+             "no ratio: communication is not measured, and would be %.0f B a token against the baseline's %.0f", own,
+             theirs);
 }
 
 /* At batches of their own, tokens a second over tokens a second. */
@@ -231,6 +273,7 @@ tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tp
             pair_side side = {&g->tpot[i], kernels_frac(c, p.bound_ms, &g->tpot[i])};
             ratio = pair_compare(base_side, side, g->mode, g->noise_floor, 1);
             scale_ratio(&ratio, (double)c->batch / first->batch);
+            refuse_other_communication(&ratio, first, c);
             p.ratio = &ratio;
         }
         wrong = wrong || g->tpot[i].status == RS_WRONG_ANSWER;
