@@ -323,7 +323,7 @@ static const char shown[] = "method,tp,draft_tp=dtp,groups,width=w,depth=n,calib
                             "speedup_hi=to,accept_frac_of_n=acc/n,accept_per_draft_tok=acc/tok,tok_per_iteration=tok/"
                             "it,draft_s_per_100_tok=draft,"
                             "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,draft_gain=gain,draft_gain_"
-                            "bound=bound,attn_share=A,calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
+                            "bound=bound,draft_bound_frac=of bound,attn_share=A,calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
 
 static tpl_code print_choices(const speculate_request *q, const spec_choice *choices, int n, double vanilla,
                               table_format format, tpl_err *e)

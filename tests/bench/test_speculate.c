@@ -210,7 +210,7 @@ static void close_run(short_run *r)
 
 /* vanilla; sd and tree at draft tp 1 and 2; easyspec. Every text is vanilla's; replayed rows say so and keep the
  * counts. */
-Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 120)
+Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 280)
 {
     static const char *const methods[] = {"vanilla", "sd", "sd", "tree", "tree", "easyspec"};
     short_run r;
@@ -308,7 +308,7 @@ Test(speculate_bench, measures_how_far_fuzzy_states_stray)
     close_run(&r);
 }
 
-Test(speculate_bench, chooses_by_trial, .timeout = 120)
+Test(speculate_bench, chooses_by_trial, .timeout = 280)
 {
     static char *groups[] = {"rule:1", "rule:4"};
     static const int64_t widths[] = {1, 3};
