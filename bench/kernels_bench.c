@@ -127,6 +127,18 @@ static double entry_bound(const bench *b, const kernel_case *c)
     return c->n_steps > 0 ? sum : NAN;
 }
 
+static void fill_bound_by(const bench *b, entry *x)
+{
+    bound_parts parts = {0};
+    char text[BOUND_TEXT];
+    for (int i = 0; i < x->c->n_steps; i++) {
+        const kernel_case_step *s = &x->c->steps[i];
+        bound_add_parts(&b->ceil, s->cost, s->in_place, bound_rate_type(s->kind, x->c->dtype), x->c->threads, &parts);
+    }
+    bound_describe(&parts, text);
+    row_set_text(&x->row, KER_bound_by, text);
+}
+
 /* ---- rows ---- */
 
 static void set_real(rs_row *r, int column, double v)
@@ -249,6 +261,7 @@ static tpl_code write_group(bench *b, entry *x, measure_result *r, int n, pair_m
         x[i].bound_frac = x[i].bound_us / r[i].cold.median;
         fill_times(&x[i], &r[i]);
         fill_rates(&x[i], r[i].cold.median);
+        fill_bound_by(b, &x[i]);
         set_status(&x[i], &r[i]);
     }
     for (int i = 0; i < n; i++) {
