@@ -58,6 +58,16 @@ static tpl_code note_ceilings(bench *b, tpl_err *e)
     return rc;
 }
 
+static tpl_code note_overhead(bench *b, tpl_err *e)
+{
+    double us;
+    char text[32];
+    TPL_TRY(measure_overhead(&us, e));
+    snprintf(text, sizeof text, "%.3f", us);
+    log_note("clock and loop take %s us of a sample", text);
+    return rd_note_fact(b->rd, "overhead_us", text, e);
+}
+
 static tpl_code bench_open(bench *b, const kernels_request *q, run_dir *rd, tpl_err *e)
 {
     *b = (bench){.q = q, .rd = rd};
@@ -68,6 +78,7 @@ static tpl_code bench_open(bench *b, const kernels_request *q, run_dir *rd, tpl_
     else
         TPL_TRY(ceilings_open(&q->ceilings_options, &b->ceil, e));
     TPL_TRY(note_ceilings(b, e));
+    TPL_TRY(note_overhead(b, e));
     TPL_TRY(evict_create(&b->ev, e));
     if (q->samples_path) {
         b->samples = fopen(q->samples_path, "a");
