@@ -230,6 +230,31 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     return rc;
 }
 
+/* Bytes that one rank sends for a decoded token; NaN: no plan. */
+static double bytes_sent(const lat_cell *c)
+{
+    plan *p;
+    batch_shape one = batch_shape_uniform(1, c->context, 1);
+    if (plan_create(model_cfg(lab_model(c->q->lab)), c->v, c->tp, 0, lat_plan_options(c->q), &p, NULL) != TPL_OK)
+        return NAN;
+    double bytes = plan_cost(p, PHASE_DECODE, &one, lat_types(c->q)).bytes_sent;
+    plan_destroy(p);
+    return bytes;
+}
+
+/* Ranks alone exchange nothing, so that only variants which would send the same may be compared. */
+static void refuse_other_communication(pair_ratio *ratio, const lat_cell *base, const lat_cell *c)
+{
+    double theirs = bytes_sent(base), own = bytes_sent(c);
+    if (c->q->ranks != RANKS_SOLO || ratio->status == RS_UNLIKE || theirs == own)
+        return;
+    ratio->status = RS_UNLIKE;
+    ratio->ratio = (bstat_ratio){NAN, NAN, NAN};
+    snprintf(ratio->reason, sizeof ratio->reason,
+             "no ratio: communication is not measured, and would be %.0f B a token against the baseline's %.0f", own,
+             theirs);
+}
+
 /* At batches of their own, tokens a second over tokens a second. */
 static void scale_ratio(pair_ratio *p, double by)
 {
@@ -255,6 +280,7 @@ tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tp
             pair_side side = {&g->tpot[i], kernels_frac(c, p.bound_ms, &g->tpot[i])};
             ratio = pair_compare(base_side, side, g->mode, g->noise_floor, 1);
             scale_ratio(&ratio, (double)c->batch / first->batch);
+            refuse_other_communication(&ratio, first, c);
             p.ratio = &ratio;
         }
         wrong = wrong || g->tpot[i].status == RS_WRONG_ANSWER;

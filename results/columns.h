@@ -215,6 +215,8 @@
     X(comm_source, TEXT, VALUE,  "", "communication inside the times: `measured`, `modelled` or `none`") \
     X(calibrate_over_tok, REAL, VALUE, "", "time of a calibration over that of an exact pass of one token") \
     X(verify_over_tok, REAL, VALUE, "", "time of a verification over that of one decode step of the base") \
+    X(draft_bound_frac, REAL, VALUE, "0-1", "drafting time an iteration of the ordinary draft on one rank over draft_gain_bound, over this row's") \
+    X(attn_overlap, REAL, VALUE, "0-1", "attention time that ranks 0 and 1 have in common within a group, over the shorter one's") \
     X(exchange_us, REAL, VALUE,  "us", "a group's broadcast and gather, and the wait for them, on rank 0; as taken where modelled") \
     X(draft_ms_measured, REAL, VALUE, "ms", "an iteration's drafting as it was timed, where the other columns are modelled")
 
