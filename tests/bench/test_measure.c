@@ -114,6 +114,29 @@ Test(measure, warm_up_lasts_until_runs_are_stationary)
     measure_result_fini(&r);
 }
 
+static void note_warmed(void *self)
+{
+    fake_log(self, '|');
+}
+
+/* The log of 5 samples a block: "(" prepared, "a" a run, "|" warm, ")" released. Quiet runs settle after two windows of
+ * three; what settled once takes one. */
+Test(measure, later_blocks_warm_up_less)
+{
+    fake_target t = quiet('a', 100, 100);
+    char text[FAKE_LOG] = "";
+    t.log = text;
+    bench_target b = fake_bench(&t);
+    bench_clock clock = fake_clock(&machine);
+    measure_options o = {.clock = &clock, .block = 5, .min_samples = 30, .max_samples = 30, .hot_samples = -1};
+    measure_result r;
+    b.warmed = note_warmed;
+    cr_assert(measure_run(&b, 1, &o, &r, &err) == TPL_OK);
+    cr_expect(strncmp(text, "()(aaaaaa|aaaaa)(aaa|aaaaa)(aaa|aaaaa)", 38) == 0, "%s", text);
+    cr_expect_eq(r.n_cold, 30);
+    measure_result_fini(&r);
+}
+
 /* ---- when sampling stops ---- */
 
 Test(measure, stop_rules_name_what_stopped)
