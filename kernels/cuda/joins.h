@@ -1,0 +1,27 @@
+/* joins.h - runs of calls that one launch does, of the CUDA rows.
+ * For:    table.c, which lists them.
+ * Enter:  kernels/cuda only.
+ * Owns:   nothing.
+ * Fails:  as the rows do. takes: how many of the first n calls, 0: none. */
+#ifndef TPL_KERNELS_CUDA_JOINS_H
+#define TPL_KERNELS_CUDA_JOINS_H
+
+#include "kernels/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* [norm,] up to four products of its result [, silu_mul of two]; or one product and the add of its result. */
+int cuda_join_products_takes(const op_call *calls, int n);
+tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+/* Ropes, norms and a kv_append that follow each other. */
+int cuda_join_rows_takes(const op_call *calls, int n);
+tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
