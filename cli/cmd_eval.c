@@ -33,7 +33,7 @@ static const cli_option options[] = {
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"variant", "LIST", "attention variants, e.g. mla,tpla:g=2:u=pca (default mla or gqa, as the model is)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
-    {"ranks", "KIND", "local: threads; mpi: processes, started with mpirun (default local)", false},
+    {"ranks", "KIND", "local: threads; procs: processes; mpi: processes under mpirun (default local)", false},
     {"task", "LIST", "arc, piqa, hellaswag, winogrande, openbookqa, single_doc_qa, multi_hop_qa, summarisation, few_shot, synthetic, code, text (default all)", false},
     {"limit", "N", "items a multiple-choice set, 0: all (default 0)", false},
     {"long-limit", "N", "items a long set, 0: all (default: as limit)", false},

@@ -67,7 +67,7 @@ tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl
 tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e)
 {
     if (!ranks_from_name(value, out))
-        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is '%s', expected local, solo, mpi or nccl", value);
+        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is '%s', expected local, solo, procs, mpi or nccl", value);
     return TPL_OK;
 }
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/gpu_trace.h"
+#include "engine/card_marks.h"
 #include "engine/exec_cuda.h"
 #include "engine/session_impl.h"
 #include "kernels/card.h"
@@ -20,6 +22,7 @@ typedef struct {
 /* All that fixes a walk's launches. */
 typedef struct {
     int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots;
+    int32_t trace; /* a trace must see its graphs recorded */
 } walk_shape;
 
 typedef struct {
@@ -38,6 +41,7 @@ typedef struct {
     gpu_event **done;                                 /* [n_ranks] */
     gpu_event *ready;
     batch_view *batches; /* [n_ranks] the batch as each rank's card sees it */
+    int32_t *next; /* [n_ranks] the step that a rank's walk comes to: one launch may do several */
     walk_record records[MAX_GRAPHS];
     int n_records;
     uint64_t n_passes;
@@ -196,6 +200,7 @@ static tpl_code open_session(session *s, tpl_err *e)
     x->queues = tpl_calloc(n, sizeof(gpu_queue *));
     x->done = tpl_calloc(n, sizeof(gpu_event *));
     x->batches = tpl_calloc(n, sizeof *x->batches);
+    x->next = tpl_calloc(n, sizeof *x->next);
     for (int i = 0; i < c->n_places; i++)
         TPL_TRY(gpu_alloc(c->places[i].card, &x->card_blocks[i], x->at.end, "batch contents", e));
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_block, x->at.end, "batch contents", e));
@@ -246,6 +251,7 @@ static void close_session(session *s)
     free(x->card_blocks);
     free(x->turned);
     free(x->batches);
+    free(x->next);
     free(x->queues);
     free(x->done);
     free(x);
@@ -310,6 +316,7 @@ static tpl_code send_contents(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     size_t bytes = fill_block(s);
+    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_CONTENTS));
     for (int i = 0; i < team_of(s)->n_places; i++) {
         TPL_TRY(gpu_copy(x->queues[i], x->card_blocks[i].data, x->host_block.data, bytes, e));
         TPL_TRY(follow(x, 0, i, e));
@@ -365,13 +372,16 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
     mat data[CARD_MAX_RANKS], out[CARD_MAX_RANKS];
     const plan_step *step = &team_plan(s->t, 0)->list[s->phase].steps[index];
     int64_t size = step->group.size;
+    bool turned = false;
     for (int i = 0; i < s->n_ranks; i++) {
         const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
         data[i] = ref_bind(own->in[0], &s->ranks[i].env);
         out[i] = ref_bind(own->out, &s->ranks[i].env);
         assert(data[i].stride == data[i].cols && out[i].stride == out[i].cols);
         parts[i] = (gpu_comm_part){x->queues[i], data[i].data, out[i].data};
-        if (data[i].rows < 2 || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+        turned = data[i].rows > 1 && (step->comm == COMM_ALL_GATHER || step->comm == COMM_REDUCE_SCATTER) &&
+                 !gpu_comm_goes_peer(team_of(s)->comm, step->comm, (int)size, data[i].dtype, data[i].rows, data[i].cols);
+        if (!turned)
             continue;
         *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
@@ -380,7 +390,7 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
                               data[i].cols / size, true, e));
     }
     TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
-    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
+    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && turned; i++) {
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
         TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols,
                           false, e));
@@ -399,27 +409,65 @@ static tpl_code run_comm(session *s, int rank, const plan_step *step, int index,
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
-/* Step `index` on one rank. A collective is enqueued by its group's first rank: what the others do before it was
- * enqueued in the rounds before. */
-static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
+/* Enqueues step `index`, and those after it that the same launch does; returns how many in *done. */
+static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err *e)
 {
     session_rank *r = &s->ranks[rank];
+    const plan_list *l = &team_plan(s->t, rank)->list[s->phase];
+    op_call calls[KERNEL_MAX_JOIN];
+    int n = 0;
+    for (; n < KERNEL_MAX_JOIN && index + n < l->n; n++) {
+        const plan_step *step = &l->steps[index + n];
+        if (!step->active || step->is_comm)
+            break;
+        calls[n] = step_bind(step, &r->env);
+    }
+    const kernel_join *join = kernel_find_join("cuda", calls, n, done);
+    return join ? kernel_run_join(join, &r->ctx, calls, *done, e) : kernel_run("cuda", &r->ctx, &calls[0], e);
+}
+
+/* The same for one step alone, with its observer. */
+static tpl_code run_observed(session *s, int rank, const plan_step *step, tpl_err *e)
+{
+    session_rank *r = &s->ranks[rank];
+    op_call call = step_bind(step, &r->env);
+    if (s->observer.begin)
+        s->observer.begin(s->observer.user, rank, step);
+    TPL_TRY(kernel_run("cuda", &r->ctx, &call, e));
+    if (s->observer.end)
+        s->observer.end(s->observer.user, rank, step, &call, exec_written(step, &r->env));
+    return TPL_OK;
+}
+
+static tpl_code run_observed_comm(session *s, int rank, const plan_step *step, int index, tpl_err *e)
+{
+    if (s->observer.begin)
+        s->observer.begin(s->observer.user, rank, step);
+    TPL_TRY(run_comm(s, rank, step, index, e));
+    if (s->observer.end)
+        s->observer.end(s->observer.user, rank, step, NULL, exec_written(step, &s->ranks[rank].env));
+    return TPL_OK;
+}
+
+/* Step `index` on one rank, unless a launch did it already. A collective is enqueued by its group's first rank: what the
+ * others do before it was enqueued in the rounds before. */
+static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
+{
+    int32_t *next = &state_of(s)->next[rank];
     const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
-    if (!step->active)
+    int done = 1;
+    if (index < *next || !step->active)
         return TPL_OK;
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
-    if (s->observer.begin)
-        s->observer.begin(s->observer.user, rank, step);
-    op_call call = {0};
-    if (step->is_comm) {
-        TPL_TRY(run_comm(s, rank, step, index, e));
-    } else {
-        call = step_bind(step, &r->env);
-        TPL_TRY(kernel_run("cuda", &r->ctx, &call, e));
-    }
-    if (s->observer.end)
-        s->observer.end(s->observer.user, rank, step, step->is_comm ? NULL : &call, exec_written(step, &r->env));
+    gpu_trace_mark(card_mark(rank, s->phase, index));
+    if (step->is_comm)
+        TPL_TRY(run_observed_comm(s, rank, step, index, e));
+    else if (s->observer.begin || s->observer.end)
+        TPL_TRY(run_observed(s, rank, step, e));
+    else
+        TPL_TRY(run_kernels(s, rank, index, &done, e));
+    *next = index + done;
     return TPL_OK;
 }
 
@@ -429,6 +477,7 @@ static tpl_code find_best(session *s, tpl_err *e)
     cuda_session *x = state_of(s);
     const plan *p = team_plan(s->t, 0);
     TPL_TRY(gpu_use(place_of(s, 0)->card, e));
+    gpu_trace_mark(card_mark(0, s->phase, CARD_MARK_BEST));
     int32_t *out = x->best.data;
     TPL_TRY(card_best(x->queues[0], s->ranks[0].bufs[p->logits_buf], s->n_logits, p->cfg.vocab, out,
                       out + s->o.max_logits, e));
@@ -439,6 +488,7 @@ static tpl_code find_best(session *s, tpl_err *e)
 static tpl_code walk(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
+    memset(x->next, 0, (size_t)s->n_ranks * sizeof *x->next);
     TPL_TRY(gpu_event_record(x->ready, x->queues[0], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(gpu_event_join(x->ready, x->queues[i], e));
@@ -502,7 +552,8 @@ static tpl_code run_pass(session *s, tpl_err *e)
     if (s->phase != PHASE_DECODE || s->observer.begin || s->observer.end)
         return walk(s, e);
     walk_shape shape = {s->phase,      v->n_rows,           v->n_seqs,       s->n_logits,
-                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots};
+                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots,
+                        gpu_trace_number()};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;
@@ -510,6 +561,7 @@ static tpl_code run_pass(session *s, tpl_err *e)
         return walk(s, e);
     if (!r->graph)
         TPL_TRY(record(s, &r->graph, e));
+    gpu_trace_mark(0);
     return gpu_graph_launch(r->graph, x->queues[0], e);
 }
 
@@ -528,8 +580,11 @@ static tpl_code forward(session *s, tpl_err *e)
         s->ranks[i].env.logit_rows = s->n_logits;
     }
     tpl_code rc = run_pass(s, e);
+    gpu_trace_mark(0);
     s->view.max_slots = slots;
-    return rc == TPL_OK ? gpu_queue_wait(x->queues[0], e) : rc;
+    if (rc == TPL_OK)
+        rc = gpu_queue_wait(x->queues[0], e);
+    return rc == TPL_OK && team_of(s)->comm ? gpu_comm_check(team_of(s)->comm, e) : rc;
 }
 
 /* All wanted rows come at the first question; a pass whose logits nobody reads copies none. */

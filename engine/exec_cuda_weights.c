@@ -1,4 +1,5 @@
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -233,7 +234,7 @@ static tpl_code open_places(cuda_team *c, team *t, tpl_err *e)
     if (n > cards && cards > 0)
         return tpl_fail(e, TPL_E_DEVICE, "--ranks nccl", "needs a card a rank: %d, %d are here", n, cards);
     for (int i = 0; i < n; i++)
-        TPL_TRY(open_place(&c->places[i], o->ranks == RANKS_MPI && cards > 0 ? procs_rank() % cards : i, t, e));
+        TPL_TRY(open_place(&c->places[i], ranks_are_processes(o->ranks) && cards > 0 ? procs_rank() % cards : i, t, e));
     return TPL_OK;
 }
 
@@ -247,13 +248,24 @@ static tpl_code split_groups(gpu_comm *c, const plan *p, tpl_err *e)
     return TPL_OK;
 }
 
+/* NCCL joins no two ranks on one card, unless they seem to be on hosts of their own, joined by the loopback interface. */
+static void name_own_host(void)
+{
+    char name[32];
+    snprintf(name, sizeof name, "tplabench-rank-%d", procs_rank());
+    setenv("NCCL_HOSTID", name, 0);
+    setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+}
+
 static tpl_code join_ranks(cuda_team *c, team *t, tpl_err *e)
 {
     const team_options *o = team_opts(t);
-    bool processes = o->ranks == RANKS_MPI;
+    bool processes = ranks_are_processes(o->ranks);
     gpu_comm_id id = {{0}};
     if (o->tp == 1 || (o->ranks != RANKS_NCCL && !processes))
         return TPL_OK;
+    if (processes && procs_are_own() && gpu_count() < o->tp)
+        name_own_host();
     gpu **cards = tpl_calloc((size_t)c->n_places, sizeof(gpu *));
     for (int i = 0; i < c->n_places; i++)
         cards[i] = c->places[i].card;

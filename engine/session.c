@@ -77,7 +77,7 @@ tpl_code session_create(team *t, const session_options *o, session **out, tpl_er
     s->ranks = tpl_calloc((size_t)s->n_ranks, sizeof *s->ranks);
     s->exec = team_exec(t);
     tpl_code rc = s->exec->open(s, e);
-    if (rc == TPL_OK && team_opts(t)->ranks == RANKS_MPI && remote_leads()) {
+    if (rc == TPL_OK && ranks_are_processes(team_opts(t)->ranks) && remote_leads()) {
         s->remote_args = tpl_malloc(sizeof *s->remote_args * (2 + 4 * rows));
         int64_t id = remote_new_id(), args[] = {id, team_opts(t)->remote_id, o->max_seqs, o->max_tok, s->o.total_tok, o->max_rows, o->max_logits};
         rc = remote_announce(REMOTE_SESSION_OPEN, args, 7, NULL, e);

@@ -16,11 +16,15 @@
 #include "engine/transform.h"
 #include "kernels/kernels.h"
 
-/* Threads (or one shared card); rank 0 alone; processes, one rank each; one process with a card a rank. */
-typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI, RANKS_NCCL } ranks_kind;
+/* Threads (or one shared card); rank 0 alone; processes under mpirun, one rank each; one process with a card a rank;
+ * processes that the program started itself. */
+typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI, RANKS_NCCL, RANKS_PROCS } ranks_kind;
 
 const char *ranks_name(ranks_kind k);
 bool ranks_from_name(const char *name, ranks_kind *out);
+bool ranks_are_processes(ranks_kind k);
+/* TPL_E_USAGE where a team of k would need other processes than were launched. */
+tpl_code ranks_check(ranks_kind k, int tp, tpl_err *e);
 
 typedef struct {
     int32_t tp;
@@ -29,7 +33,7 @@ typedef struct {
     const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
     plan_options plan;
-    int64_t remote_id; /* RANKS_MPI: what followers call this team; set by lab.c */
+    int64_t remote_id; /* ranks that are processes: what followers call this team; set by lab.c */
 } team_options;
 
 typedef struct team team;

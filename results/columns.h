@@ -68,7 +68,7 @@
     X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
     X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
     X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
-    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `procs`, `mpi`, `solo`") \
     X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
     X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
     X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
@@ -191,6 +191,40 @@
     X(attn_share,  REAL, VALUE,  "0-1", "attention over attention and feed-forward time of the draft's layers") \
     X(n_differ,    INT,  VALUE,  "prompts", "greedy texts that differ from vanilla's, all at near-ties if status is `ok`") \
     X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts")
+
+#define RS_TRACES_COLUMNS(X) \
+    X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `speculate`") \
+    X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
+    X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
+    X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
+    X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
+    X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
+    X(batch,       INT,  CONFIG, "sequences", "sequences in a batch") \
+    X(context_tok, INT,  CONFIG, "tokens", "tokens in the cache") \
+    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill` or `decode`") \
+    X(rank,        INT,  CONFIG, "", "rank that the row is of") \
+    X(step,        TEXT, CONFIG, "", "step of the plan, all layers; or `(pass)`, `(no kernel)`, `(between passes)`") \
+    X(op,          TEXT, VALUE,  "", "operation or collective that the step is; empty for work of no step") \
+    X(trace,       TEXT, CONFIG, "", "name, without `.json`, of the file in `traces/`") \
+    X(n_passes,    INT,  VALUE,  "passes", "passes that the means are over") \
+    X(calls,       REAL, VALUE,  "", "records a pass: kernels, copies and fills; on a CPU runs of the step") \
+    X(time_us,     REAL, VALUE,  "us", "time a pass, summed over calls") \
+    X(share,       REAL, VALUE,  "0-1", "time_us over that of `(pass)`, first kernel to last") \
+    X(bytes,       REAL, VALUE,  "bytes", "bytes read and written a pass, by the plan") \
+    X(flops,       REAL, VALUE,  "FLOP", "floating-point operations a pass, by the plan") \
+    X(bytes_sent,  REAL, VALUE,  "bytes", "bytes that the rank sends a pass, by the plan") \
+    X(bound_us,    REAL, VALUE,  "us", "least time that the machine's measured ceilings allow; collectives have none") \
+    X(bound_frac,  REAL, VALUE,  "0-1", "bound_us over time_us") \
+    X(source,      TEXT, VALUE,  "", "where times come from: `CUPTI`, or `timer` around the call on a CPU") \
+    X(traced_over_untraced, REAL, VALUE, "", "a pass's time on the host with and without the trace; in `(pass)` only") \
+    X(n_dropped,   INT,  VALUE,  "records", "records lost; in `(pass)` only") \
+    X(n_unlike,    INT,  VALUE,  "steps", "steps whose records a pass are not what was recorded for replay; in `(pass)` only") \
+    X(note,        TEXT, VALUE,  "", "what a reader should know") \
+    X(command,     TEXT, VALUE,  "", "command that makes this row again")
 
 /* clang-format on */
 

@@ -1,0 +1,84 @@
+/* latency_impl.h - the inside of the latency bench: cells, what one costs in memory, its rows.
+ * For:    latency.c (the sweep), latency_cells.c (one cell runs), latency_observe.c (splits, traces), latency_fit.c
+ *         (memory), latency_report.c (rows).
+ * Enter:  those files only.
+ * Owns:   lat_cell_init() .. lat_cell_fini(); what a target's prepare() makes, until its release().
+ * Fails:  see latency.h. */
+#ifndef TPL_BENCH_LATENCY_IMPL_H
+#define TPL_BENCH_LATENCY_IMPL_H
+
+#include "bench/latency.h"
+#include "bench/pair.h"
+
+enum { LAT_MAX_VARIANTS = 32, LAT_MAX_TTFT = 64 };
+
+/* One variant of one cell: a team, a session, its sequences filled to the context. */
+typedef struct {
+    const latency_request *q;
+    const variant *v;
+    int tp, batch, context;
+    lab_run run;
+    session *s;
+    int *seqs;           /* [batch] */
+    int32_t *prompt;     /* [context] random tokens, the same for all variants */
+    int32_t *next;       /* [batch] token to feed next */
+    batch_row *rows;     /* [batch] */
+    float *first_logits; /* [vocab] of the first decode step when verified before timing; NULL until then */
+    float *expected;     /* [vocab] the same by the prefill list; NULL where decode is an approximation of it */
+    double *itl_us;      /* every step's time of the measured runs, sequence by sequence is the same */
+    int64_t n_itl, cap_itl;
+    int64_t kv_used, peak_bytes;
+    double ttft_us[LAT_MAX_TTFT]; /* [q->ttft_runs] */
+    run_dir *rd;                  /* where the trace goes */
+    char *split;                  /* time of a decode step by operation; NULL until observed */
+    bool after_trace;             /* a card's tracer had run in this process before the cell was timed */
+} lat_cell;
+
+/* All variants at one tp, batch and context. */
+typedef struct {
+    lat_cell cells[LAT_MAX_VARIANTS];
+    int n;
+    measure_result tpot[LAT_MAX_VARIANTS];
+    double noise_floor;
+    pair_mode mode;
+} lat_group;
+
+/* ---- latency_cells.c ---- */
+
+bool lat_on_card(const latency_request *q);
+/* Types as the engine takes them where none are named; activations are f32 on a host. */
+tpl_dtype lat_compute(const latency_request *q);
+plan_types lat_types(const latency_request *q);
+/* How many ranks work on one machine's ceilings, and in one memory, at once. */
+int lat_sharers(const latency_request *q, int tp);
+int lat_prefill_rows(const latency_request *q);
+
+void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, int tp, int batch, int context,
+                   run_dir *rd);
+void lat_cell_fini(lat_cell *c);
+/* What the row of a cell is called: its configuration, and its id. */
+void lat_config_row(const lat_cell *c, rs_row *r);
+rs_cell_id lat_cell_id(const lat_cell *c);
+
+/* Its decoding as the measuring loop takes it. */
+bench_target lat_target(lat_cell *c);
+/* One decode step of the whole batch; greedy. */
+tpl_code lat_decode_step(lat_cell *c, tpl_err *e);
+tpl_code lat_back_to_context(void *cell, tpl_err *e);
+
+/* ---- latency_observe.c ---- */
+
+/* Decode steps under observation: the split of their time, and the trace if one is wanted. Their time is in no row. */
+tpl_code lat_observe(lat_cell *c, tpl_err *e);
+
+/* ---- latency_fit.c ---- */
+
+/* What a cell takes of the memory that its ranks share. */
+double lat_bytes_needed(const lat_cell *c);
+
+/* ---- latency_report.c ---- */
+
+/* Rows of a measured group, ratios against its first cell. TPL_E_MISMATCH if an answer was wrong. */
+tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tpl_err *e);
+
+#endif
