@@ -312,6 +312,8 @@ static void fill_lists(builder *b)
             plan_fill_fuzzy(b, tp, rank);
         else if (phase != PHASE_FUZZY)
             fill_list(b);
+        if (!fuzzy)
+            plan_order(&p->list[phase]);
     }
     p->tp = tp;
     p->rank = rank;

@@ -1,8 +1,9 @@
 /* Products of few rows with what stands around them, in one launch: the norm in front, other products of the same rows,
  * SwiGLU or the residual add behind. All that the calls write is written.
  * bytes  weights; flops as the calls'; bound: memory. check  the calls one by one. */
-#include "kernels/cuda/joins.h"
 #include "kernels/cuda/skinny.cuh"
+
+#include "kernels/cuda/joins.h"
 
 enum { NORM_ROWS = 4, NORM_COLS = SK_NORM_PIECES * SK_THREADS * 8 };
 

@@ -1,8 +1,9 @@
 /* Ropes, norms and a kv_append of few rows that follow each other, in one launch. A block a row does them one after
  * another; a rope in front that the others do not touch (the queries') has blocks of its own.
  * bytes  as the calls'; bound: launches. check  the calls one by one. */
-#include "kernels/cuda/joins.h"
 #include "kernels/cuda/launch.cuh"
+
+#include "kernels/cuda/joins.h"
 
 enum { MOST_OPS = 4, THREADS = 256, MOST_ROWS = 64, ROPE_VALUES = 512 };
 
