@@ -20,6 +20,11 @@ tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_er
 int cuda_join_rows_takes(const op_call *calls, int n);
 tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
 
+/* A norm and the routing of its result; and the routing alone: false where it does not take the shape. */
+int cuda_join_route_takes(const op_call *calls, int n);
+tpl_code cuda_join_route(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+bool cuda_route_few(kernel_ctx *ctx, const op_moe_route *o);
+
 #ifdef __cplusplus
 }
 #endif

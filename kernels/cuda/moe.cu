@@ -1,6 +1,8 @@
 /* Mixtures of experts. Routes are found and read on the card: a step's launches do not depend on them. */
 #include "kernels/cuda/launch.cuh"
 
+#include "kernels/cuda/joins.h"
+
 enum { ROUTE_THREADS = 128, WARPS = 8, THREADS = 32 * WARPS };
 
 /* ---- routing: a block a row ---- */
@@ -184,6 +186,8 @@ tpl_code cuda_moe_route(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     size_t space = (size_t)(2 * n + o->n_group) * sizeof(float) + (size_t)(n + o->n_group);
     if (o->x.rows == 0)
         return TPL_OK;
+    if (cuda_route_few(ctx, o))
+        return cu_launched("moe_route", e);
     TPL_TRY(cuda_multiply(ctx, &p, o->x.data, o->w.data, ctx->scratch, e));
     cu_launch(cu_stream(ctx), route_kernel, (unsigned)o->x.rows, ROUTE_THREADS, space, a);
     return cu_launched("moe_route", e);

@@ -264,3 +264,46 @@ Test(joins, latent_rows)
     }
     slab_destroy(s);
 }
+
+static const struct {
+    int rows, dim, n, top_k;
+    moe_scoring scoring;
+    bool bias, normalise;
+} routes[] = {{1, 2048, 64, 6, MOE_SOFTMAX, false, false},
+              {3, 520, 20, 3, MOE_SIGMOID, true, true},
+              {8, 64, 128, 8, MOE_SIGMOID, true, false},
+              {2, 1024, 72, 1, MOE_SOFTMAX, true, true}};
+
+Test(joins, norm_and_route)
+{
+    slab *s = open_slab();
+    char what[96];
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        rng r = rng_make(i, 80);
+        slab_reset(s);
+        slab_case c[2] = {norm_case(s, &r, routes[i].rows, routes[i].dim), {.compute = DT_BF16}};
+        op_moe_route *o = &c[1].call.moe_route;
+        c[1].call.kind = OP_MOE_ROUTE;
+        *o = (op_moe_route){.x = c[0].call.rmsnorm.out,
+                            .w = slab_mat(s, &r, routes[i].n, routes[i].dim, 8, DT_BF16, 0.1),
+                            .ids = slab_mat(s, &r, routes[i].rows, routes[i].top_k, 1, DT_I32, 0),
+                            .weights = slab_mat(s, &r, routes[i].rows, routes[i].top_k, 2, DT_F32, 0),
+                            .top_k = routes[i].top_k,
+                            .n_group = 1,
+                            .topk_group = 1,
+                            .scoring = routes[i].scoring,
+                            .normalise = routes[i].normalise,
+                            .scale = 2.5f};
+        if (routes[i].bias)
+            o->bias = slab_mat(s, &r, 1, routes[i].n, 0, DT_F32, 0.1);
+        c[1].out[0] = o->ids;
+        c[1].out[1] = o->weights;
+        c[1].tol[1] = (slab_tolerance){1e-3, 2e-2}; /* an input may be rounded the other way */
+        snprintf(what, sizeof what, "norm and route, %d rows, %d of %d", routes[i].rows, routes[i].top_k, routes[i].n);
+        slab_check_join(s, c, 2, what);
+        c[1].call.moe_route.x = c[0].call.rmsnorm.x; /* alone */
+        c[1].tol[1] = (slab_tolerance){1e-6, 2e-5};
+        slab_check(s, &c[1], what);
+    }
+    slab_destroy(s);
+}
