@@ -25,6 +25,10 @@ int cuda_join_route_takes(const op_call *calls, int n);
 tpl_code cuda_join_route(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
 bool cuda_route_few(kernel_ctx *ctx, const op_moe_route *o);
 
+/* Few rows' routed experts, then the SwiGLU of the experts that all rows go to, added up [, and the residual add]. */
+int cuda_join_experts_takes(const op_call *calls, int n);
+tpl_code cuda_join_experts(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
 #ifdef __cplusplus
 }
 #endif

@@ -42,9 +42,12 @@ typedef struct {
     float eps;
     cu_bf16 *inner; /* SwiGLU behind: silu(part 0) * part 1 */
     int64_t ld_inner;
-    const int32_t *ids; /* experts: grid row top_k * i + j is route j of row i of x, to this expert; rows is 1 */
-    int64_t ids_stride;
-    int top_k, expert0, n_local;
+    /* Experts (rows is 1): a row of x has grid rows for its routes, then for n_shared experts that all rows go to; of
+     * those the weights are parts 2 and 3, and the results go to `shared`. */
+    const int32_t *ids;
+    cu_bf16 *shared;
+    int64_t ids_stride, ld_shared;
+    int top_k, n_shared, expert0, n_local;
 } skinny_args;
 
 template <int R_, int G_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXPERTS_ = false>
@@ -112,7 +115,10 @@ typedef struct {
     uint4 *ring, *x;
     float *red, *part, *space;
     int pitch, first, end; /* pitch: of a row of x, in pieces: half a bank line off, so that two rows touch all banks */
-    int matrix;            /* which head's or expert's weights */
+    int matrix, parts;     /* which head's or expert's weights, from which part on */
+    const cu_bf16 *from;   /* x */
+    cu_bf16 *inner;        /* SwiGLU's result */
+    int64_t step;          /* to where parts put theirs */
 } skinny_block;
 
 template <typename S> static __device__ __forceinline__ skinny_block sk_block(const skinny_args &a, uint4 *shared)
@@ -128,6 +134,10 @@ template <typename S> static __device__ __forceinline__ skinny_block sk_block(co
     b.part = b.red + 2 * SK_WARPS * S::NT * a.rows;
     b.space = b.part + 2 * S::NT * a.rows;
     b.matrix = blockIdx.y;
+    b.parts = 0;
+    b.from = a.x + blockIdx.y * a.x_step;
+    b.inner = a.inner;
+    b.step = blockIdx.y * a.out_step;
     return b;
 }
 
@@ -189,11 +199,12 @@ static __device__ __forceinline__ void sk_bring_norm(const skinny_args &a, const
 
 /* The part and weight row that n-tile r of a tile begins with. */
 template <typename S>
-static __device__ __forceinline__ const skinny_part &sk_part_of(const skinny_args &a, int tile, int r, int *row)
+static __device__ __forceinline__ const skinny_part &sk_part_of(const skinny_args &a, const skinny_block &b, int tile,
+                                                                int r, int *row)
 {
     if (S::SWIGLU) {
         *row = tile * (S::NT / 2) + r / 2 * 8;
-        return a.part[r % 2];
+        return a.part[b.parts + r % 2];
     }
     int i = 0;
 #pragma unroll
@@ -267,18 +278,17 @@ static __device__ __forceinline__ void sk_store(const skinny_args &a, const skin
         if (cu_cluster_rank() > 0)
             return;
     }
-    int64_t step = blockIdx.y * a.out_step;
     for (int i = threadIdx.x; i < (S::SWIGLU ? size / 2 : size); i += SK_THREADS) {
         int c = i % 8, m = i / 8 % a.rows, r = i / 8 / a.rows * (S::SWIGLU ? 2 : 1), row;
-        const skinny_part &p = sk_part_of<S>(a, tile, r, &row);
+        const skinny_part &p = sk_part_of<S>(a, b, tile, r, &row);
         int at = (r * a.rows + m) * 8 + c;
         row += c;
         if (row >= p.n)
             continue;
-        float v = sk_finish(p, step, m, row, sk_value<S>(a, b, odd, at, blocks));
+        float v = sk_finish(p, b.step, m, row, sk_value<S>(a, b, odd, at, blocks));
         if (S::SWIGLU) {
-            float u = sk_finish(a.part[1], step, m, row, sk_value<S>(a, b, odd, at + 8 * a.rows, blocks));
-            cu_put(a.inner + (S::EXPERTS ? blockIdx.y : m) * a.ld_inner + row, v / (1.f + expf(-v)) * u);
+            float u = sk_finish(a.part[b.parts + 1], b.step, m, row, sk_value<S>(a, b, odd, at + 8 * a.rows, blocks));
+            cu_put(b.inner + m * a.ld_inner + row, v / (1.f + expf(-v)) * u);
         }
     }
 }
@@ -300,7 +310,7 @@ static __device__ __forceinline__ void sk_aim(const skinny_args &a, const skinny
         s.w[r] = NULL;
         if (s.tile >= a.tiles)
             continue;
-        const skinny_part &p = sk_part_of<S>(a, s.tile, r, &row);
+        const skinny_part &p = sk_part_of<S>(a, b, s.tile, r, &row);
         if (row + lane / 4 < p.n)
             s.w[r] = p.w + b.matrix * p.w_step + (row + lane / 4) * p.ldw + lane % 4 * 8;
     }
@@ -351,7 +361,28 @@ static __device__ __forceinline__ void sk_multiply(const skinny_args &a, const s
     }
 }
 
-/* grid (blocks that share the tiles x cluster, heads) */
+/* Points the block at its route, or at its share of the experts that all rows go to. The launch behind may begin only
+ * when this one has waited: it reads the routes early. False: the route's expert is not here. */
+static __device__ __forceinline__ bool sk_route(const skinny_args &a, skinny_block &b, bool *shared)
+{
+    int all = a.top_k + a.n_shared, row = blockIdx.y / all, j = blockIdx.y % all;
+    b.from = a.x + row * a.ldx;
+    *shared = j >= a.top_k;
+    if (*shared) {
+        b.parts = 2;
+        b.matrix = j - a.top_k;
+        b.inner = a.shared + row * a.ld_shared + (int64_t)b.matrix * a.part[2].n;
+        b.step = row * a.part[2].ldo + (int64_t)b.matrix * a.part[2].n;
+        return true;
+    }
+    cu_wait_before();
+    cu_let_next();
+    b.inner = a.inner + ((int64_t)row * a.top_k + j) * a.ld_inner;
+    b.matrix = a.ids[row * a.ids_stride + j] - a.expert0;
+    return b.matrix >= 0 && b.matrix < a.n_local;
+}
+
+/* grid (blocks that share the tiles x cluster, heads or routes) */
 template <typename S>
 static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     skinny_kernel(const __grid_constant__ skinny_args a)
@@ -363,12 +394,9 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     skinny_source<S> s;
     s.tile = blockIdx.x / blocks;
     s.slot = 0;
-    if (S::EXPERTS) { /* which weights is known only now */
-        cu_begin();
-        b.matrix = a.ids[blockIdx.y / a.top_k * a.ids_stride + blockIdx.y % a.top_k] - a.expert0;
-        if (b.matrix < 0 || b.matrix >= a.n_local)
-            return;
-    }
+    bool waits = true;
+    if (S::EXPERTS && !sk_route(a, b, &waits))
+        return;
     sk_aim<S>(a, b, s);
 #pragma unroll 1
     for (int i = 0; i < S::DEPTH; i++)
@@ -385,9 +413,11 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
         cu_wait_before();
         sk_bring_norm(a, b, gamma, blockIdx.x < blocks);
     } else {
-        if (!S::EXPERTS)
+        if (waits)
             cu_wait_before();
-        sk_bring_x(a, b, a.x + (S::EXPERTS ? blockIdx.y / a.top_k * a.ldx : blockIdx.y * a.x_step));
+        if (S::EXPERTS)
+            cu_let_next();
+        sk_bring_x(a, b, b.from);
     }
     __syncthreads();
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {

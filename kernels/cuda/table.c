@@ -175,6 +175,7 @@ const int table_n_cuda = sizeof table_cuda_rows / sizeof *table_cuda_rows;
 
 const kernel_join table_cuda_joins[] = {
     {"cuda", "products", has_card, cuda_join_products_takes, cuda_join_products},
+    {"cuda", "experts", has_card, cuda_join_experts_takes, cuda_join_experts},
     {"cuda", "route", has_card, cuda_join_route_takes, cuda_join_route},
     {"cuda", "rows", has_card, cuda_join_rows_takes, cuda_join_rows},
 };

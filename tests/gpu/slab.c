@@ -259,12 +259,20 @@ void slab_check_join(slab *s, const slab_case *cases, int n, const char *what)
     const kernel_join *join = kernel_find_join("cuda", calls, n, &taken);
     cr_assert(join && taken == n, "%s: %d of %d calls are one launch", what, taken, n);
     cr_assert(gpu_copy_now(s->queue, s->card_mem.data, s->before, s->used, &e) == TPL_OK, "%s", e.what);
-    kernel_ctx ctx = {.compute = cases[0].compute, .queue = s->queue};
+    dev_buf scratch;
+    size_t bytes = kernel_scratch_bytes("cuda", &calls[0]) + SCRATCH_GUARD;
+    cr_assert(gpu_alloc(s->card, &scratch, bytes, "scratch", &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_assert(gpu_fill(s->queue, scratch.data, 0xff, scratch.bytes, &e) == TPL_OK, "%s", e.what);
+    kernel_ctx ctx = {
+        .compute = cases[0].compute, .scratch = scratch.data, .scratch_bytes = bytes, .queue = s->queue};
     tpl_code rc = kernel_run_join(join, &ctx, calls, n, &e);
     cr_assert(rc == TPL_OK, "%s: %s: %s: %s", what, join->name, e.where, e.what);
     rc = gpu_copy_now(s->queue, s->got, s->card_mem.data, s->used, &e);
     cr_assert(rc == TPL_OK, "%s: %s: %s: %s", what, join->name, e.where, e.what);
     compare(s, cases, n, what, join->name);
+    gpu_free(s->card, &scratch);
+    for (int i = 0; i < n; i++)
+        free(card[i].experts);
     memcpy(s->host, s->before, s->used);
 }
 

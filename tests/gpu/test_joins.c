@@ -307,3 +307,86 @@ Test(joins, norm_and_route)
     }
     slab_destroy(s);
 }
+
+/* ---- experts ---- */
+
+static const struct {
+    int rows, dim, ffn, n, top_k, expert0, n_local, n_shared;
+    bool add;
+} experts[] = {{1, 512, 192, 16, 6, 0, 16, 2, true},
+               {3, 192, 64, 8, 3, 2, 4, 1, false},
+               {8, 64, 128, 16, 4, 8, 8, 3, true},
+               {1, 128, 704, 8, 8, 7, 1, 1, true}};
+
+static void make_experts(slab *s, rng *r, int n, int rows, int cols, mat *to)
+{
+    mat all = slab_mat(s, r, (int64_t)n * rows, cols, 8, DT_BF16, 1 / sqrt((double)cols));
+    for (int i = 0; i < n; i++) {
+        to[i] = all;
+        to[i].rows = rows;
+        to[i].data = (char *)all.data + (size_t)i * (size_t)rows * (size_t)all.stride * dtype_bytes(DT_BF16);
+    }
+}
+
+static slab_case routed_case(slab *s, rng *r, mat x, size_t i, mat weights[3][16])
+{
+    slab_case c = {.call = {.kind = OP_MOE_EXPERTS}, .compute = DT_BF16};
+    op_moe_experts *o = &c.call.moe_experts;
+    int n = experts[i].n_local, ffn = experts[i].ffn, dim = experts[i].dim;
+    make_experts(s, r, n, ffn, dim, weights[0]);
+    make_experts(s, r, n, ffn, dim, weights[1]);
+    make_experts(s, r, n, dim, ffn, weights[2]);
+    *o = (op_moe_experts){.x = x,
+                          .ids = slab_mat(s, r, x.rows, experts[i].top_k, 1, DT_I32, 0),
+                          .weights = slab_mat(s, r, x.rows, experts[i].top_k, 2, DT_F32, 1),
+                          .gate = weights[0],
+                          .up = weights[1],
+                          .down = weights[2],
+                          .expert0 = experts[i].expert0,
+                          .n_local = n,
+                          .n_experts = experts[i].n,
+                          .ffn = ffn,
+                          .weight_dtype = DT_BF16,
+                          .out = slab_mat(s, r, x.rows, dim, 3, DT_BF16, 0)};
+    for (int64_t row = 0; row < x.rows; row++)
+        for (int k = 0; k < experts[i].top_k; k++)
+            ((int32_t *)o->ids.data)[row * o->ids.stride + k] = (int32_t)((5 * row + 3 * k) % experts[i].n);
+    return c;
+}
+
+Test(joins, experts)
+{
+    slab *s = open_slab();
+    char what[96];
+    static mat weights[3][16];
+    for (size_t i = 0; i < sizeof experts / sizeof *experts; i++) {
+        rng r = rng_make(i, 90);
+        int rows = experts[i].rows, dim = experts[i].dim, f = experts[i].ffn * experts[i].n_shared;
+        slab_reset(s);
+        mat x = slab_mat(s, &r, rows, dim, 8, DT_BF16, 1);
+        slab_case c[6] = {routed_case(s, &r, x, i, weights), product_case(s, &r, x, f, DT_BF16),
+                          product_case(s, &r, x, f, DT_BF16)};
+        op_matmul *gate = &c[1].call.matmul, *up = &c[2].call.matmul;
+        gate->out = slab_mat(s, &r, rows, f, 8, DT_BF16, 0);
+        c[2].out[0] = up->out = slab_mat(s, &r, rows, f, 8, DT_BF16, 0);
+        c[1].out[0].data = NULL; /* silu_mul's result stands there */
+        c[3] = (slab_case){.call = {.kind = OP_SILU_MUL}, .compute = DT_BF16};
+        c[3].call.silu_mul = (op_silu_mul){.gate = gate->out, .up = up->out, .out = gate->out};
+        c[3].out[0] = gate->out;
+        c[3].tol[0] = (slab_tolerance){0.1 * sqrt((double)dim), 0x1p-4};
+        c[4] = product_case(s, &r, gate->out, dim, DT_BF16);
+        c[4].call.matmul.w = slab_mat(s, &r, dim, f, 8, DT_BF16, 0.05);
+        c[4].call.matmul.out = c[0].call.moe_experts.out;
+        c[4].call.matmul.accumulate = true;
+        c[4].out[0] = c[0].call.moe_experts.out;
+        c[4].tol[0] = (slab_tolerance){0.005 * sqrt((double)f * dim), 0x1p-5};
+        c[5] = (slab_case){.call = {.kind = OP_ADD}, .compute = DT_BF16};
+        c[5].call.add = (op_add){.x = c[0].call.moe_experts.out, .out = slab_mat(s, &r, rows, dim, 1, DT_BF16, 1)};
+        c[5].out[0] = c[5].call.add.out;
+        c[5].tol[0] = c[4].tol[0];
+        snprintf(what, sizeof what, "experts with shared ones, %d rows, %d of %d", rows, experts[i].top_k,
+                 experts[i].n);
+        slab_check_join(s, c, 5 + experts[i].add, what);
+    }
+    slab_destroy(s);
+}
