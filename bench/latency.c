@@ -9,73 +9,136 @@
 
 /* ---- one group: all variants at one tp, batch and context ---- */
 
+/* Cells that do not fit are not measured, so they keep no others from standing side by side. */
 static tpl_code measure_group(lat_group *g, const latency_request *q, tpl_err *e)
 {
     bench_target targets[LAT_MAX_VARIANTS];
     double bytes[LAT_MAX_VARIANTS];
-    for (int i = 0; i < g->n; i++)
-        bytes[i] = lat_bytes_needed(&g->cells[i]);
-    g->mode = pair_choose(bytes, g->n, lat_on_card(q) ? q->card_free_bytes : pair_free_bytes());
-    measure_options o = q->measure;
     for (int i = 0; i < g->n; i++) {
+        bytes[i] = lat_check_fits(&g->cells[i], NULL) == TPL_OK ? lat_bytes_needed(&g->cells[i]) : 0;
         g->cells[i].n_itl = 0;
         targets[i] = lat_target(&g->cells[i]);
     }
+    g->mode = pair_choose(bytes, g->n, q->free_bytes);
+    measure_options o = q->measure;
     o.hot_samples = -1; /* a decode step walks weights and cache once: there is no hot and cold */
     return pair_measure(targets, g->n, g->mode, &o, g->tpot, e);
 }
 
 /* The first variant against itself: what difference this machine shows where there is none. */
-static tpl_code noise_floor(const latency_request *q, lat_group *g, tpl_err *e)
+static tpl_code noise_floor(const latency_request *q, lat_group *g, lat_place at, tpl_err *e)
 {
     lat_cell twins[2];
     bstat_ratio aa;
     for (int i = 0; i < 2; i++)
-        lat_cell_init(&twins[i], q, g->cells[0].v, g->cells[0].tp, g->cells[0].batch, g->cells[0].context,
-                      g->cells[0].rd);
+        lat_cell_init(&twins[i], q, g->cells[0].v, at, g->cells[0].rd);
     bench_target targets[2] = {lat_target(&twins[0]), lat_target(&twins[1])};
+    double bytes[2] = {lat_bytes_needed(&twins[0]), lat_bytes_needed(&twins[1])};
     measure_options o = q->measure;
     o.hot_samples = -1;
-    tpl_code rc = pair_measure_aa(targets, PAIR_SAMPLE, &o, &aa, e);
+    tpl_code rc = pair_measure_aa(targets, pair_choose(bytes, 2, q->free_bytes), &o, &aa, e);
     for (int i = 0; i < 2; i++)
         lat_cell_fini(&twins[i]);
     TPL_TRY(rc);
     g->noise_floor = bstat_noise_floor(aa);
-    log_note("noise floor (A/A, tp=%d batch %d context %d): %.2f%%", g->cells[0].tp, g->cells[0].batch,
-             g->cells[0].context, 100 * g->noise_floor);
+    log_note("noise floor (A/A, tp=%d batch %d context %d): %.2f%%", at.tp, g->cells[0].batch, at.context,
+             100 * g->noise_floor);
     return TPL_OK;
+}
+
+static bool is_there(const lat_cell *c, const run_dir *rd)
+{
+    return rd && rd_has_cell(rd, RS_LATENCY, lat_cell_id(c).hex);
 }
 
 static bool all_there(const lat_group *g, const run_dir *rd)
 {
     for (int i = 0; i < g->n; i++)
-        if (!rd || !rd_has_cell(rd, RS_LATENCY, lat_cell_id(&g->cells[i]).hex))
+        if (!is_there(&g->cells[i], rd))
             return false;
     return true;
 }
 
-static tpl_code run_group(const latency_request *q, int tp, int batch, int context, run_dir *rd, FILE *list, tpl_err *e)
+/* A run that goes on keeps the largest batch that it had found: what is free may differ by a little now. */
+static void take_recorded_batch(lat_cell *c, const run_dir *rd)
+{
+    int planned = c->batch;
+    for (int n = planned + planned / 16 + 2; n > 0 && n >= planned - planned / 16 - 2; n--) {
+        c->batch = n; /* only the id is asked for */
+        if (is_there(c, rd)) {
+            lat_cell_set_batch(c, n);
+            return;
+        }
+    }
+    c->batch = planned;
+}
+
+static tpl_code make_cells(lat_group *g, const latency_request *q, lat_place at, run_dir *rd, tpl_err *e)
+{
+    const model_config *m = model_cfg(lab_model(q->lab));
+    for (int v = 0; v < q->n_variants; v++) {
+        lat_cell *c = &g->cells[g->n];
+        if (variant_fit(&q->variants[v], m, at.tp, e) != TPL_OK && at.tp != 1)
+            continue;
+        lat_cell_init(c, q, &q->variants[v], at, rd);
+        g->n++;
+        if (c->own_max && rd)
+            take_recorded_batch(c, rd);
+    }
+    return TPL_OK;
+}
+
+static void list_cells(const lat_group *g, const run_dir *rd, FILE *list)
+{
+    for (int i = 0; i < g->n; i++) {
+        const lat_cell *c = &g->cells[i];
+        char text[VARIANT_TEXT], steps[48] = "";
+        variant_format(c->v, text);
+        if (c->steps < c->decode_tok)
+            snprintf(steps, sizeof steps, " (%d steps)", c->steps);
+        fprintf(list, "%s %s tp=%d batch=%d%s context=%d decode=%d%s%s\n", lat_cell_id(c).hex, text, c->tp, c->batch,
+                c->own_max ? " (max)" : "", c->context, c->decode_tok, steps, is_there(c, rd) ? " (done)" : "");
+    }
+}
+
+static tpl_code measure_cells(lat_group *g, const latency_request *q, lat_place at, run_dir *rd, tpl_err *e)
+{
+    for (int i = 0; i < g->n; i++)
+        if (g->cells[i].own_max && !is_there(&g->cells[i], rd))
+            TPL_TRY(lat_verify_max(&g->cells[i], e));
+    if (q->aa)
+        TPL_TRY(noise_floor(q, g, at, e));
+    TPL_TRY(measure_group(g, q, e));
+    return lat_write_group(g, q, rd, e);
+}
+
+/* How many of the sweep's cells ran, and why the first that did not fit did not. */
+typedef struct {
+    int n_ran, n_too_large;
+    char reason[256];
+} sweep;
+
+static void count_cells(const lat_group *g, sweep *s)
+{
+    for (int i = 0; i < g->n; i++) {
+        bool too_large = g->tpot[i].status == RS_OUT_OF_MEMORY;
+        if (too_large && s->n_too_large++ == 0)
+            snprintf(s->reason, sizeof s->reason, "%s", g->tpot[i].reason);
+        s->n_ran += !too_large;
+    }
+}
+
+static tpl_code run_group(const latency_request *q, lat_place at, run_dir *rd, FILE *list, sweep *s, tpl_err *e)
 {
     lat_group *g = tpl_calloc(1, sizeof *g);
-    const model_config *m = model_cfg(lab_model(q->lab));
-    tpl_code rc = TPL_OK;
-    for (int v = 0; v < q->n_variants && g->n < LAT_MAX_VARIANTS; v++)
-        if (variant_fit(&q->variants[v], m, tp, e) == TPL_OK || tp == 1)
-            lat_cell_init(&g->cells[g->n++], q, &q->variants[v], tp, batch, context, rd);
-    for (int i = 0; list && i < g->n; i++) {
-        char text[VARIANT_TEXT], id[16];
-        variant_format(g->cells[i].v, text);
-        snprintf(id, sizeof id, "%s", lat_cell_id(&g->cells[i]).hex);
-        fprintf(list, "%s %s tp=%d batch=%d context=%d%s\n", id, text, tp, batch, context,
-                rd && rd_has_cell(rd, RS_LATENCY, id) ? " (done)" : "");
-    }
-    if (!list && g->n > 0 && !all_there(g, rd)) {
-        if (q->aa)
-            rc = noise_floor(q, g, e);
-        if (rc == TPL_OK)
-            rc = measure_group(g, q, e);
-        if (rc == TPL_OK)
-            rc = lat_write_group(g, q, rd, e);
+    tpl_code rc = make_cells(g, q, at, rd, e);
+    if (list)
+        list_cells(g, rd, list);
+    else if (rc == TPL_OK && g->n > 0 && all_there(g, rd))
+        s->n_ran += g->n;
+    else if (rc == TPL_OK && g->n > 0) {
+        rc = measure_cells(g, q, at, rd, e);
+        count_cells(g, s);
     }
     for (int i = 0; i < g->n; i++) {
         lat_cell_fini(&g->cells[i]);
@@ -85,7 +148,9 @@ static tpl_code run_group(const latency_request *q, int tp, int batch, int conte
     return rc;
 }
 
-static tpl_code check_request(const latency_request *q, tpl_err *e)
+/* ---- the sweep ---- */
+
+tpl_code latency_check(const latency_request *q, tpl_err *e)
 {
     const model_config *m = model_cfg(lab_model(q->lab));
     if (q->n_variants > LAT_MAX_VARIANTS)
@@ -94,6 +159,11 @@ static tpl_code check_request(const latency_request *q, tpl_err *e)
         TPL_TRY(gpu_trace_check(e));
     if (q->ttft_runs < 0 || q->ttft_runs > LAT_MAX_TTFT)
         return tpl_fail(e, TPL_E_USAGE, "--ttft-runs", "is %d, expected 0 to %d", q->ttft_runs, LAT_MAX_TTFT);
+    if (q->ttft_runs > 0 && q->fill_random)
+        return tpl_fail(e, TPL_E_USAGE, "--ttft-runs", "is %d, expected 0 with --fill random, which prefills nothing",
+                        q->ttft_runs);
+    if (q->fill_random && ranks_are_processes(q->ranks))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "--fill", "is random, which ranks in several processes cannot do");
     for (int v = 0; v < q->n_variants; v++) {
         if (q->variants[v].kind == VAR_TPLA && q->variants[v].slice == SLICE_NORM)
             return tpl_fail(e, TPL_E_USAGE, "--variant",
@@ -103,30 +173,44 @@ static tpl_code check_request(const latency_request *q, tpl_err *e)
             TPL_TRY(variant_fit(&q->variants[v], m, (int)q->tps[i], e));
     }
     for (int i = 0; i < q->n_contexts; i++)
-        if (q->contexts[i] + q->decode_tok + 1 > m->max_pos)
-            return tpl_fail(e, TPL_E_INPUT, m->name,
-                            "context %lld and %d decoded tokens exceed max_position_embeddings %d",
-                            (long long)q->contexts[i], q->decode_tok, m->max_pos);
+        for (int d = 0; d < q->n_decode_toks; d++)
+            if (q->contexts[i] + q->decode_toks[d] + 1 > m->max_pos)
+                return tpl_fail(e, TPL_E_INPUT, m->name,
+                                "context %lld and %lld decoded tokens exceed max_position_embeddings %d",
+                                (long long)q->contexts[i], (long long)q->decode_toks[d], m->max_pos);
     return TPL_OK;
+}
+
+/* The n-th place: contexts change fastest, ranks slowest. */
+static lat_place place_of(const latency_request *q, int n)
+{
+    int context = n % q->n_contexts, decode = n / q->n_contexts % q->n_decode_toks,
+        batch = n / q->n_contexts / q->n_decode_toks % q->n_batches,
+        tp = n / q->n_contexts / q->n_decode_toks / q->n_batches;
+    return (lat_place){(int)q->tps[tp], (int)q->batches[batch], (int)q->contexts[context], (int)q->decode_toks[decode]};
 }
 
 static tpl_code each_group(const latency_request *q, run_dir *rd, FILE *list, tpl_err *e)
 {
-    int done = 0, total = q->n_tps * q->n_batches * q->n_contexts;
+    int total = q->n_tps * q->n_batches * q->n_contexts * q->n_decode_toks;
     bool wrong = false;
-    TPL_TRY(check_request(q, e));
-    for (int i = 0; i < q->n_tps; i++)
-        for (int b = 0; b < q->n_batches; b++)
-            for (int c = 0; c < q->n_contexts; c++, done++) {
-                if (!list)
-                    progress_show(done, total, "latency tp=%d batch %d context %d", (int)q->tps[i], (int)q->batches[b],
-                                  (int)q->contexts[c]);
-                tpl_code rc = run_group(q, (int)q->tps[i], (int)q->batches[b], (int)q->contexts[c], rd, list, e);
-                if (rc != TPL_OK && rc != TPL_E_MISMATCH)
-                    return rc;
-                wrong = wrong || rc == TPL_E_MISMATCH; /* the sweep goes on; the exit status says it at the end */
-            }
+    sweep s = {0};
+    TPL_TRY(latency_check(q, e));
+    for (int i = 0; i < total; i++) {
+        lat_place at = place_of(q, i);
+        char batch[16] = "max";
+        if (at.batch != LATENCY_BATCH_MAX)
+            snprintf(batch, sizeof batch, "%d", at.batch);
+        if (!list)
+            progress_show(i, total, "latency tp=%d batch %s context %d", at.tp, batch, at.context);
+        tpl_code rc = run_group(q, at, rd, list, &s, e);
+        if (rc != TPL_OK && rc != TPL_E_MISMATCH)
+            return rc;
+        wrong = wrong || rc == TPL_E_MISMATCH; /* the sweep goes on; the exit status says it at the end */
+    }
     progress_clear();
+    if (!list && s.n_ran == 0 && s.n_too_large > 0)
+        return tpl_fail(e, TPL_E_MEMORY, "no cell fits", "%s", s.reason);
     return wrong ? TPL_E_MISMATCH : TPL_OK;
 }
 

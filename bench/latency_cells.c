@@ -5,10 +5,12 @@
 
 #include "base/clock.h"
 #include "bench/latency_impl.h"
+#include "device/gpu.h"
 #include "device/gpu_trace.h"
 #include "engine/generate.h"
 
-enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16 };
+enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16, ALL_STEPS = 128, SOME_STEPS = 32 };
+enum { SILENT_WARM = 2, SILENT_RUNS = 5, FILL_SEED = 29 };
 
 /* ---- backends ---- */
 
@@ -36,9 +38,15 @@ int lat_sharers(const latency_request *q, int tp)
     return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL ? 1 : tp;
 }
 
-int lat_prefill_rows(const latency_request *q)
+plan_options lat_plan_options(const latency_request *q)
 {
-    return lat_on_card(q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
+    return (plan_options){.attention_only = model_attention_only(lab_model(q->lab)), .decode_only = q->fill_random};
+}
+
+int lat_steps(const latency_request *q, int decode_tok)
+{
+    int most = q->decode_steps ? q->decode_steps : decode_tok <= ALL_STEPS ? decode_tok : SOME_STEPS;
+    return most < decode_tok ? most : decode_tok;
 }
 
 /* ---- running ---- */
@@ -73,29 +81,72 @@ tpl_code lat_back_to_context(void *self, tpl_err *e)
     return TPL_OK;
 }
 
+/* Cached tokens before the k-th step of a sample. */
+static int cached_at(const lat_cell *c, int k)
+{
+    return c->context + (int)((2 * (int64_t)k + 1) * c->decode_tok / (2 * c->steps));
+}
+
 static tpl_code run_decode(void *self, tpl_err *e)
 {
     lat_cell *c = self;
     int64_t at = clock_ns();
-    for (int i = 0; i < c->q->decode_tok; i++) {
+    for (int i = 0; i < c->steps; i++) {
+        for (int b = 0; b < c->batch && c->steps < c->decode_tok; b++)
+            TPL_TRY(session_assume(c->s, c->seqs[b], cached_at(c, i), e));
         TPL_TRY(lat_decode_step(c, e));
         int64_t now = clock_ns();
-        if (c->n_itl < c->cap_itl)
+        if (c->sampling && c->n_itl < c->cap_itl)
             c->itl_us[c->n_itl++] = (double)(now - at) / 1e3;
         at = now;
     }
     return TPL_OK;
 }
 
-/* Fills the cache; timed runs first, if any are wanted. */
+static void begin_sampling(void *self)
+{
+    ((lat_cell *)self)->sampling = true;
+}
+
+/* Fills the cache; timed runs first, if any are wanted and not had. The first run on a card loads its kernels. */
 static tpl_code time_prefill(lat_cell *c, tpl_err *e)
 {
-    for (int i = 0; i < c->q->ttft_runs; i++) {
+    if (c->n_ttft == c->q->ttft_runs || lat_on_card(c->q))
+        TPL_TRY(prefill_all(c, e));
+    while (c->n_ttft < c->q->ttft_runs) {
         int64_t begin = clock_ns();
         TPL_TRY(prefill_all(c, e));
-        c->ttft_us[i] = (double)(clock_ns() - begin) / 1e3;
+        c->ttft_us[c->n_ttft++] = (double)(clock_ns() - begin) / 1e3;
     }
-    return c->q->ttft_runs ? TPL_OK : prefill_all(c, e);
+    return TPL_OK;
+}
+
+static tpl_code fill_cache(lat_cell *c, tpl_err *e)
+{
+    if (c->q->fill_random || c->steps < c->decode_tok)
+        TPL_TRY(session_fill_random(c->s, FILL_SEED, e));
+    if (!c->q->fill_random)
+        return time_prefill(c, e);
+    for (int b = 0; b < c->batch; b++)
+        TPL_TRY(session_assume(c->s, c->seqs[b], c->context, e));
+    return TPL_OK;
+}
+
+/* The same samples without collectives, to tell their time from the rest. Values are wrong afterwards. */
+static tpl_code time_silent(lat_cell *c, tpl_err *e)
+{
+    double us[SILENT_RUNS];
+    TPL_TRY(session_set_silent(c->s, true, e));
+    c->sampling = false;
+    for (int i = -SILENT_WARM; i < SILENT_RUNS; i++) {
+        TPL_TRY(lat_back_to_context(c, e));
+        int64_t begin = clock_ns();
+        TPL_TRY(run_decode(c, e));
+        if (i >= 0)
+            us[i] = (double)(clock_ns() - begin) / 1e3 / c->steps;
+    }
+    c->silent_us = bstat_median(us, SILENT_RUNS);
+    return session_set_silent(c->s, false, e);
 }
 
 /* ---- what a cell is called ---- */
@@ -119,10 +170,19 @@ void lat_config_row(const lat_cell *c, rs_row *r)
     row_set_int(r, LAT_threads, 1);
     row_set_int(r, LAT_batch, c->batch);
     row_set_int(r, LAT_context_tok, c->context);
-    row_set_int(r, LAT_decode_tok, q->decode_tok);
+    row_set_int(r, LAT_decode_tok, c->decode_tok);
+    if (c->steps < c->decode_tok)
+        row_set_int(r, LAT_decode_steps, c->steps);
+    row_set_text(r, LAT_batch_rule, c->own_max ? "max" : NULL);
+    row_set_text(r, LAT_cache_fill, q->fill_random ? "random" : NULL);
+    if (model_is_random(m)) {
+        row_set_int(r, LAT_layers, model_cfg(m)->n_layers);
+        row_set_text(r, LAT_moe, model_attention_only(m) ? "off" : "full");
+    }
     row_set_text(r, LAT_graph, lat_on_card(q) ? "on" : "off");
     row_set_text(r, LAT_device, q->device);
     row_set_text(r, LAT_command, q->command);
+    row_set_text(r, LAT_comm_model, q->links ? q->links->name : NULL);
 }
 
 rs_cell_id lat_cell_id(const lat_cell *c)
@@ -173,6 +233,8 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
     if (!first && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
         TPL_TRY(lat_observe(c, e));
+    if (c->n_itl > 0 && c->q->ranks == RANKS_NCCL && c->tp > 1 && isnan(c->silent_us))
+        TPL_TRY(time_silent(c, e));
     return lat_back_to_context(c, e);
 }
 
@@ -189,7 +251,7 @@ static bool decode_approximates(const lat_cell *c)
 static tpl_code expect(lat_cell *c, tpl_err *e)
 {
     int vocab = team_plan(c->run.team, 0)->cfg.vocab;
-    if (decode_approximates(c))
+    if (decode_approximates(c) || team_plan(c->run.team, 0)->list[PHASE_PREFILL].n == 0)
         return TPL_OK;
     batch_row row = {c->seqs[0], c->prompt[0], ROW_CHAIN, true};
     TPL_TRY(session_forward(c->s, PHASE_PREFILL, &row, 1, e));
@@ -200,42 +262,60 @@ static tpl_code expect(lat_cell *c, tpl_err *e)
 
 /* ---- life ---- */
 
-static int64_t bytes_of_rank(const lat_cell *c)
+session_options lat_session_options(const lat_cell *c, int batch)
 {
-    const session_options *o = session_opts(c->s);
-    const plan *p = team_plan(c->run.team, 0);
-    plan_types t = lat_types(c->q);
-    return team_weight_bytes(c->run.team, 0) + session_kv_bytes(c->s, 0, KV_MAIN) +
-           session_kv_bytes(c->s, 0, KV_PREFILL) + plan_act_bytes(p, o->max_rows, o->max_logits, t);
+    int rows = c->q->fill_random ? 1 : lat_on_card(c->q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
+    return (session_options){.max_seqs = batch,
+                             .max_tok = c->context + c->decode_tok + 1,
+                             .max_rows = batch > rows ? batch : rows,
+                             .max_logits = batch};
 }
 
-static tpl_code prepare(void *self, tpl_err *e)
+tpl_code lat_open(lat_cell *c, tpl_err *e)
 {
-    lat_cell *c = self;
     const latency_request *q = c->q;
-    model *m = lab_model(q->lab);
     team_options o = {.tp = c->tp,
                       .ranks = q->ranks,
                       .backend = q->backend,
                       .compute = q->compute,
                       .kv = q->kv,
-                      .plan = {.attention_only = model_attention_only(m)}};
+                      .plan = lat_plan_options(q)};
+    session_options so = lat_session_options(c, c->batch);
     TPL_TRY(lab_run_open(q->lab, c->v, &o, &c->run, e));
-    int rows = c->batch > lat_prefill_rows(q) ? c->batch : lat_prefill_rows(q);
-    session_options so = {
-        .max_seqs = c->batch, .max_tok = c->context + q->decode_tok + 1, .max_rows = rows, .max_logits = c->batch};
-    TPL_TRY(session_create(c->run.team, &so, &c->s, e));
+    return session_create(c->run.team, &so, &c->s, e);
+}
+
+/* Bytes free on the first card. */
+static double card_free(void)
+{
+    gpu *card;
+    int64_t bytes = 0;
+    if (gpu_open(0, &card, NULL) != TPL_OK)
+        return NAN;
+    gpu_free_bytes(card, &bytes, NULL);
+    gpu_close(card);
+    return (double)bytes;
+}
+
+static tpl_code prepare(void *self, tpl_err *e)
+{
+    lat_cell *c = self;
+    c->sampling = false;
+    TPL_TRY(lat_check_fits(c, e));
+    double before = lat_on_card(c->q) ? card_free() : NAN;
+    TPL_TRY(lat_open(c, e));
     for (int b = 0; b < c->batch; b++)
         c->seqs[b] = session_add_seq(c->s);
-    c->peak_bytes = bytes_of_rank(c);
-    TPL_TRY(time_prefill(c, e));
+    TPL_TRY(fill_cache(c, e));
     TPL_TRY(expect(c, e));
     TPL_TRY(lat_back_to_context(c, e));
     c->kv_used = session_kv_used_bytes(c->s, 0, KV_MAIN);
+    double ranks_here = lat_sharers(c->q, c->tp), after = lat_on_card(c->q) ? card_free() : NAN;
+    c->peak_bytes = (int64_t)(isnan(before - after) ? lat_rank_bytes(c) : (before - after) / ranks_here);
     return TPL_OK;
 }
 
-static void release(void *self)
+void lat_release(void *self)
 {
     lat_cell *c = self;
     session_destroy(c->s);
@@ -247,25 +327,48 @@ static void release(void *self)
     c->first_logits = c->expected = NULL;
 }
 
-void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, int tp, int batch, int context, run_dir *rd)
+static void free_batch(lat_cell *c)
 {
-    int vocab = model_cfg(lab_model(q->lab))->vocab;
-    rng r = rng_make(17, 0);
-    *c = (lat_cell){.q = q, .v = v, .tp = tp, .batch = batch, .context = context, .cap_itl = MAX_STEPS, .rd = rd, .after_trace = gpu_trace_has_run()};
+    free(c->seqs);
+    free(c->next);
+    free(c->rows);
+}
+
+void lat_cell_set_batch(lat_cell *c, int batch)
+{
+    free_batch(c);
+    c->batch = batch;
     c->seqs = tpl_calloc((size_t)batch, sizeof *c->seqs);
     c->next = tpl_calloc((size_t)batch, sizeof *c->next);
     c->rows = tpl_calloc((size_t)batch, sizeof *c->rows);
-    c->prompt = tpl_calloc((size_t)context, sizeof *c->prompt);
+}
+
+void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, lat_place at, run_dir *rd)
+{
+    int vocab = model_cfg(lab_model(q->lab))->vocab;
+    rng r = rng_make(17, 0);
+    *c = (lat_cell){.q = q,
+                    .v = v,
+                    .tp = at.tp,
+                    .context = at.context,
+                    .decode_tok = at.decode_tok,
+                    .steps = lat_steps(q, at.decode_tok),
+                    .own_max = at.batch == LATENCY_BATCH_MAX,
+                    .cap_itl = MAX_STEPS,
+                    .silent_us = NAN,
+                    .after_trace = gpu_trace_has_run(),
+                    .rd = rd};
+    int batch = c->own_max ? lat_max_batch(c) : at.batch;
+    lat_cell_set_batch(c, batch > 0 ? batch : 1);
+    c->prompt = tpl_calloc((size_t)c->context, sizeof *c->prompt);
     c->itl_us = tpl_calloc(MAX_STEPS, sizeof *c->itl_us);
-    for (int i = 0; i < context; i++)
+    for (int i = 0; i < c->context; i++)
         c->prompt[i] = (int32_t)rng_below(&r, (uint64_t)vocab);
 }
 
 void lat_cell_fini(lat_cell *c)
 {
-    free(c->seqs);
-    free(c->next);
-    free(c->rows);
+    free_batch(c);
     free(c->prompt);
     free(c->itl_us);
     free(c->split);
@@ -275,9 +378,10 @@ bench_target lat_target(lat_cell *c)
 {
     return (bench_target){.self = c,
                           .prepare = prepare,
-                          .release = release,
+                          .release = lat_release,
                           .verify = verify_decode,
                           .reset = lat_back_to_context,
                           .run = run_decode,
-                          .units = c->q->decode_tok};
+                          .warmed = begin_sampling,
+                          .units = c->steps};
 }

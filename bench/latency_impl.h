@@ -16,7 +16,9 @@ enum { LAT_MAX_VARIANTS = 32, LAT_MAX_TTFT = 64 };
 typedef struct {
     const latency_request *q;
     const variant *v;
-    int tp, batch, context;
+    int tp, batch, context, decode_tok;
+    int steps;    /* decode steps run in one sample, spread evenly over decode_tok */
+    bool own_max; /* batch is the largest that fits */
     lab_run run;
     session *s;
     int *seqs;           /* [batch] */
@@ -27,14 +29,22 @@ typedef struct {
     float *expected;     /* [vocab] the same by the prefill list; NULL where decode is an approximation of it */
     double *itl_us;      /* every step's time of the measured runs, sequence by sequence is the same */
     int64_t n_itl, cap_itl;
+    bool sampling;    /* warm-up is over */
+    double silent_us; /* a step's time without collectives; NaN: not measured */
     int64_t kv_used, peak_bytes;
-    double ttft_us[LAT_MAX_TTFT]; /* [q->ttft_runs] */
-    run_dir *rd;                  /* where the trace goes */
-    char *split;                  /* time of a decode step by operation; NULL until observed */
-    bool after_trace;             /* a card's tracer had run in this process before the cell was timed */
+    double ttft_us[LAT_MAX_TTFT]; /* [n_ttft] */
+    int n_ttft;
+    run_dir *rd;      /* where the trace goes */
+    char *split;      /* time of a decode step by operation; NULL until observed */
+    bool after_trace; /* a card's tracer had run in this process before the cell was timed */
 } lat_cell;
 
-/* All variants at one tp, batch and context. */
+/* Where a cell stands in the sweep. */
+typedef struct {
+    int tp, batch, context, decode_tok;
+} lat_place;
+
+/* All variants at one place. */
 typedef struct {
     lat_cell cells[LAT_MAX_VARIANTS];
     int n;
@@ -51,10 +61,14 @@ tpl_dtype lat_compute(const latency_request *q);
 plan_types lat_types(const latency_request *q);
 /* How many ranks work on one machine's ceilings, and in one memory, at once. */
 int lat_sharers(const latency_request *q, int tp);
-int lat_prefill_rows(const latency_request *q);
+plan_options lat_plan_options(const latency_request *q);
+/* Steps that a sample of so many decoded tokens runs. */
+int lat_steps(const latency_request *q, int decode_tok);
 
-void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, int tp, int batch, int context,
-                   run_dir *rd);
+/* The batch of LATENCY_BATCH_MAX is found by the plan, 1 where not even that fits. */
+void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, lat_place at, run_dir *rd);
+/* For a cell that decodes with another batch than it was made for. */
+void lat_cell_set_batch(lat_cell *c, int batch);
 void lat_cell_fini(lat_cell *c);
 /* What the row of a cell is called: its configuration, and its id. */
 void lat_config_row(const lat_cell *c, rs_row *r);
@@ -65,6 +79,11 @@ bench_target lat_target(lat_cell *c);
 /* One decode step of the whole batch; greedy. */
 tpl_code lat_decode_step(lat_cell *c, tpl_err *e);
 tpl_code lat_back_to_context(void *cell, tpl_err *e);
+/* The session that a cell makes, with another batch. */
+session_options lat_session_options(const lat_cell *c, int batch);
+/* A team and an empty session, or nothing. */
+tpl_code lat_open(lat_cell *c, tpl_err *e);
+void lat_release(void *cell);
 
 /* ---- latency_observe.c ---- */
 
@@ -73,8 +92,16 @@ tpl_code lat_observe(lat_cell *c, tpl_err *e);
 
 /* ---- latency_fit.c ---- */
 
-/* What a cell takes of the memory that its ranks share. */
+/* What a cell takes of the memory that its ranks share, by its plan; 0 where it has none. */
 double lat_bytes_needed(const lat_cell *c);
+/* What one rank of it takes, weights included. */
+double lat_rank_bytes(const lat_cell *c);
+/* TPL_E_MEMORY, with what would fit, where a cell takes more than there is. */
+tpl_code lat_check_fits(const lat_cell *c, tpl_err *e);
+/* The largest batch that fits by the plan; 0: none. */
+int lat_max_batch(const lat_cell *c);
+/* On a card: allocates the cell as it stands, with smaller batches until it can be done. */
+tpl_code lat_verify_max(lat_cell *c, tpl_err *e);
 
 /* ---- latency_report.c ---- */
 

@@ -18,7 +18,7 @@
 #define TPL_HOME "."
 #endif
 
-static const cli_command *const commands[] = {&cmd_run, &cmd_convert, &cmd_eval, &cmd_kernels, &cmd_latency, &cmd_speculate, &cmd_plan, &cmd_info, &cmd_generate, &cmd_tokenize, &cmd_logits};
+static const cli_command *const commands[] = {&cmd_run, &cmd_convert, &cmd_eval, &cmd_kernels, &cmd_latency, &cmd_handoff, &cmd_speculate, &cmd_published, &cmd_plan, &cmd_info, &cmd_generate, &cmd_tokenize, &cmd_logits};
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands, FIRST_KEY = 256, MAX_OPTIONS = 48 };
 

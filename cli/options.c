@@ -45,6 +45,25 @@ tpl_code cli_set_int(const char *key, const char *value, int64_t lo, int64_t hi,
     return TPL_OK;
 }
 
+tpl_code cli_set_bytes(const char *key, const char *value, double *out, tpl_err *e)
+{
+    static const char letters[] = "KMGT";
+    char *end, option[64];
+    double v = strtod(value, &end), unit = 1;
+    const char *letter = *end ? strchr(letters, *end) : NULL;
+    snprintf(option, sizeof option, "--%s", key);
+    if (letter) {
+        bool decimal = end[1] == 'B';
+        for (long i = letter - letters; i >= 0; i--)
+            unit *= decimal ? 1000 : 1024;
+        end += decimal ? 2 : 1;
+    }
+    if (end == value || *end || !(v * unit >= 1 && v * unit < 1e18))
+        return tpl_fail(e, TPL_E_USAGE, option, "is '%s', expected bytes such as 80G (2^30) or 80GB (1e9)", value);
+    *out = v * unit;
+    return TPL_OK;
+}
+
 tpl_code cli_set_words(cli_context *c, const char *key, const char *value, cli_words *out, tpl_err *e)
 {
     out->n = text_split(&c->mem, value, ',', &out->v);
@@ -82,6 +101,11 @@ tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tp
         return tpl_fail(e, TPL_E_DEVICE, "--backend", "is cuda, but no card or no driver is here");
     *out = cli_keep(c, value);
     return TPL_OK;
+}
+
+const char *cli_default_backend(void)
+{
+    return gpu_is_built() && gpu_count() > 0 ? "cuda" : "cpu";
 }
 
 tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e)

@@ -67,6 +67,7 @@ static tpl_code read_facts(int ordinal, gpu_facts *f, tpl_err *e)
     struct cudaDeviceProp p;
     CUDA_TRY(cudaGetDeviceProperties(&p, ordinal));
     snprintf(f->name, sizeof f->name, "%s", p.name);
+    CUDA_TRY(cudaDeviceGetPCIBusId(f->bus_id, sizeof f->bus_id, ordinal));
     f->ordinal = ordinal;
     f->major = p.major;
     f->minor = p.minor;

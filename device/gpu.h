@@ -26,7 +26,7 @@ typedef struct gpu_event gpu_event;
 typedef struct gpu_graph gpu_graph;
 
 typedef struct {
-    char name[256];
+    char name[256], bus_id[32];
     int32_t ordinal, major, minor; /* compute capability */
     int32_t n_sm, clock_khz;
     int32_t driver, runtime; /* as CUDA numbers them: 13000 is 13.0 */

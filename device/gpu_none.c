@@ -1,5 +1,6 @@
 /* gpu_none.c - gpu.h in a build without CUDA: there is no card, and nothing but the questions can be called. */
 #include "device/gpu.h"
+#include "device/gpu_peer.h"
 
 #include <assert.h>
 
@@ -161,4 +162,9 @@ void gpu_graph_destroy(gpu_graph *r)
 int gpu_graph_nodes(const gpu_graph *r)
 {
     return 0;
+}
+
+tpl_code gpu_peer_map(gpu *from, gpu *to, tpl_err *e)
+{
+    return none(e);
 }

@@ -10,7 +10,7 @@
 #include "base/arena.h"
 #include "device/gpu_peer_kernel.h"
 
-enum { STAGING_BYTES = 32 << 20, THREADS = 256, FEW_PIECES = 1 << 16, PATIENCE_S = 10 };
+enum { STAGING_BYTES = 32 << 20, THREADS = 256, THREADS_AN_SM = 2048, FEW_PIECES = 1 << 16, PATIENCE_S = 10 };
 
 typedef struct {
     gpu *card;
@@ -21,6 +21,7 @@ typedef struct {
 
 struct gpu_peer {
     int first, n_local, size;
+    int64_t most_bytes;  /* of one source */
     int pieces, threads; /* 0: as measured best */
     peer_rank *ranks;    /* [n_local] */
 };
@@ -65,6 +66,12 @@ static tpl_code map_card(int from, int to, tpl_err *e)
     return TPL_OK;
 }
 
+tpl_code gpu_peer_map(gpu *from, gpu *to, tpl_err *e)
+{
+    int a = gpu_get_facts(from)->ordinal, b = gpu_get_facts(to)->ordinal;
+    return a == b ? TPL_OK : map_card(a, b, e);
+}
+
 static tpl_code open_rank(gpu_peer *p, int local, tpl_err *e)
 {
     peer_rank *r = &p->ranks[local];
@@ -84,6 +91,20 @@ static tpl_code open_rank(gpu_peer *p, int local, tpl_err *e)
                           .patience_ns = PATIENCE_S * 1000000000LL};
     r->view.staging[r->view.me] = r->staging.data;
     return TPL_OK;
+}
+
+/* Ranks that share a card wait for each other, so that the threads of all must fit it at once: half of what it holds.
+ */
+static void limit_sharers(gpu_peer *p)
+{
+    const gpu_facts *f = gpu_get_facts(p->ranks[0].card);
+    int sharers = 0;
+    for (int i = 0; i < p->n_local; i++)
+        sharers += ordinal_of(p, i) == ordinal_of(p, 0);
+    int64_t most = (int64_t)f->n_sm * THREADS_AN_SM / 2 / sharers * 16;
+    p->most_bytes = p->ranks[0].view.slot_bytes;
+    if (sharers > 1 && most < p->most_bytes)
+        p->most_bytes = most;
 }
 
 /* All ranks of the group live in this process. */
@@ -169,6 +190,7 @@ static tpl_code open_all(gpu_peer *p, gpu *const *cards, int n, const gpu_peer_s
         p->ranks[i].card = cards[i];
         TPL_TRY(open_rank(p, i, e));
     }
+    limit_sharers(p);
     return share ? map_processes(p, n, share, e) : map_own(p, e);
 }
 
@@ -229,7 +251,7 @@ bool gpu_peer_takes(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, in
         return false;
     row = op == COMM_REDUCE_SCATTER ? row / p->size : row;
     /* rows of an all-reduce need not be whole pieces, all of them together must */
-    return (op == COMM_ALL_REDUCE ? row * rows : row) % 16 == 0 && row * rows <= p->ranks[0].view.slot_bytes;
+    return (op == COMM_ALL_REDUCE ? row * rows : row) % 16 == 0 && row * rows <= p->most_bytes;
 }
 
 static peer_call call_of(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_t width)
@@ -325,8 +347,9 @@ static tpl_code prove(gpu_peer *p, gpu_comm_part *parts, dev_buf *bufs, float *h
         TPL_TRY(gpu_alloc(p->ranks[i].card, &bufs[i], PROOF_FLOATS * sizeof(float), "proof of peer memory", e));
         parts[i].data = bufs[i].data;
     }
+    int64_t most = p->most_bytes / (int64_t)sizeof(float) / 4 * 4;
     for (int k = 0; k < PROOF_ROUNDS; k++)
-        TPL_TRY(prove_round(p, parts, host, k % 2 ? 4 : PROOF_FLOATS, e));
+        TPL_TRY(prove_round(p, parts, host, k % 2 ? 4 : most < PROOF_FLOATS ? most : PROOF_FLOATS, e));
     return TPL_OK;
 }
 

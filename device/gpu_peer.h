@@ -22,6 +22,9 @@ extern "C" {
 
 enum { GPU_PEER_MAX_RANKS = 8 };
 
+/* Lets launches on `from` read and write the other card's memory. Nothing to do where both are one. */
+tpl_code gpu_peer_map(gpu *from, gpu *to, tpl_err *e);
+
 typedef struct gpu_peer gpu_peer;
 
 /* How ranks of several processes tell each other something once: all[i * bytes] is what rank i of the team gave.

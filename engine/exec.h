@@ -21,6 +21,8 @@ typedef struct exec_ops {
     tpl_code (*forward)(session *s, tpl_err *e);
     const float *(*logits)(const session *s, int i);
     int32_t (*best)(const session *s, int i);
+    /* Makes a stream's cache of one rank random (session_fill_random()). */
+    tpl_code (*fill)(session *s, int local_rank, int stream, uint64_t seed, tpl_err *e);
     /* Moves cached values of one rank or between local ranks, after the last pass and before the next. */
     tpl_code (*move)(session *s, void *to, const void *from, size_t bytes, tpl_err *e);
 } exec_ops;
@@ -34,6 +36,7 @@ extern const exec_ops exec_cpu, exec_cuda;
 
 /* Bytes of one layer's pages of a KV stream on a rank. */
 int64_t exec_layer_bytes(const session *s, int local_rank, int stream);
+enum { EXEC_FILL_BYTES = 256 << 20 }; /* random values are repeated after so many bytes */
 /* Scratch that any step of any batch of the session may want; the rank's bind_env must stand. */
 tpl_code exec_scratch_bytes(session *s, int local_rank, size_t *out, tpl_err *e);
 /* What a step wrote. */

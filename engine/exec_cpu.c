@@ -5,6 +5,7 @@
 #include "engine/exec.h"
 #include "engine/sampler.h"
 #include "engine/session_impl.h"
+#include "kernels/random.h"
 
 static tpl_code team_open(team *t, tpl_err *e)
 {
@@ -146,6 +147,23 @@ static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_e
     return TPL_OK;
 }
 
+static tpl_code fill(session *s, int local_rank, int stream, uint64_t seed, tpl_err *e)
+{
+    const dev_buf *b = &s->ranks[local_rank].kv[stream];
+    tpl_dtype type = team_opts(s->t)->kv;
+    size_t size = dtype_bytes(type), done = b->bytes < EXEC_FILL_BYTES ? b->bytes : EXEC_FILL_BYTES;
+    random_recipe recipe = {.key = seed, .size = 1};
+    for (size_t i = 0; i < done / size; i++) {
+        float v = random_value(recipe, i);
+        dtype_from_f32((char *)b->data + i * size, type, &v, 1);
+    }
+    for (size_t n; done < b->bytes; done += n) {
+        n = b->bytes - done < done ? b->bytes - done : done;
+        memcpy((char *)b->data + done, b->data, n);
+    }
+    return TPL_OK;
+}
+
 const exec_ops exec_cpu = {.host = true,
                            .compute = DT_F32,
                            .team_open = team_open,
@@ -155,4 +173,5 @@ const exec_ops exec_cpu = {.host = true,
                            .forward = forward,
                            .logits = logits,
                            .best = best,
+                           .fill = fill,
                            .move = move};

@@ -21,7 +21,7 @@ typedef struct {
 
 /* All that fixes a walk's launches. */
 typedef struct {
-    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots;
+    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots, silent;
     int32_t trace; /* a trace must see its graphs recorded */
 } walk_shape;
 
@@ -325,19 +325,21 @@ static tpl_code send_contents(session *s, tpl_err *e)
 }
 
 /* One rank of a larger team, which exchanges nothing: a gather repeats its own part, a reduce-scatter keeps it. */
-static tpl_code collect_alone(session *s, const plan_step *step, const mat *data, const mat *out, tpl_err *e)
+static tpl_code collect_alone(session *s, int rank, const plan_step *step, tpl_err *e)
 {
+    bind_env *env = &s->ranks[rank].env;
+    mat data = ref_bind(step->in[0], env), out = ref_bind(step->out, env);
     if (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER)
         return TPL_OK;
     bool gather = step->comm == COMM_ALL_GATHER;
-    int32_t size = step->group.size, share = (int32_t)data->cols / size;
+    int32_t size = step->group.size, share = (int32_t)data.cols / size;
     op_call call = {.kind = OP_COPY_HEADS,
-                    .copy_heads = {.x = *data,
-                                   .out = *out,
+                    .copy_heads = {.x = data,
+                                   .out = out,
                                    .heads = gather ? size : 1,
-                                   .cols = gather ? (int32_t)data->cols : share,
-                                   .out_head_stride = (int32_t)data->cols}};
-    return kernel_run("cuda", &s->ranks[0].ctx, &call, e);
+                                   .cols = gather ? (int32_t)data.cols : share,
+                                   .out_head_stride = (int32_t)data.cols}};
+    return kernel_run("cuda", &s->ranks[rank].ctx, &call, e);
 }
 
 /* The group whose first rank is `first`: its queues meet at one launch on the first one's. */
@@ -400,12 +402,10 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
 
 static tpl_code run_comm(session *s, int rank, const plan_step *step, int index, tpl_err *e)
 {
+    if (s->silent || team_opts(s->t)->ranks == RANKS_SOLO)
+        return collect_alone(s, rank, step, e);
     if (team_of(s)->comm)
         return rank == 0 ? collect_cards(s, index, e) : TPL_OK;
-    if (team_opts(s->t)->ranks == RANKS_SOLO) {
-        mat data = ref_bind(step->in[0], &s->ranks[0].env), out = ref_bind(step->out, &s->ranks[0].env);
-        return collect_alone(s, step, &data, &out, e);
-    }
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
@@ -553,7 +553,7 @@ static tpl_code run_pass(session *s, tpl_err *e)
         return walk(s, e);
     walk_shape shape = {s->phase,      v->n_rows,           v->n_seqs,       s->n_logits,
                         v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots,
-                        gpu_trace_number()};
+                        s->silent,     gpu_trace_number()};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;
@@ -610,6 +610,27 @@ static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_e
     return gpu_copy(state_of(s)->queues[0], to, from, bytes, e);
 }
 
+static tpl_code fill(session *s, int rank, int stream, uint64_t seed, tpl_err *e)
+{
+    gpu_queue *q = state_of(s)->queues[rank];
+    const dev_buf *b = &s->ranks[rank].kv[stream];
+    tpl_dtype type = team_opts(s->t)->kv;
+    size_t done = b->bytes < EXEC_FILL_BYTES ? b->bytes : EXEC_FILL_BYTES;
+    card_random r = {.dst = b->data,
+                     .dtype = type,
+                     .heads = 1,
+                     .rows = 1,
+                     .cols = (int64_t)(done / dtype_bytes(type)),
+                     .recipe = {.key = seed, .size = 1}};
+    TPL_TRY(gpu_use(place_of(s, rank)->card, e));
+    TPL_TRY(card_fill_random(q, &r, e));
+    for (size_t n; done < b->bytes; done += n) {
+        n = b->bytes - done < done ? b->bytes - done : done;
+        TPL_TRY(gpu_copy(q, (char *)b->data + done, b->data, n, e));
+    }
+    return gpu_queue_wait(q, e);
+}
+
 const exec_ops exec_cuda = {.host = false,
                             .compute = DT_BF16,
                             .team_open = cuda_team_open,
@@ -619,4 +640,5 @@ const exec_ops exec_cuda = {.host = false,
                             .forward = forward,
                             .logits = logits,
                             .best = best,
+                            .fill = fill,
                             .move = move};

@@ -231,10 +231,10 @@ static tpl_code open_places(cuda_team *c, team *t, tpl_err *e)
     int n = o->ranks == RANKS_NCCL ? o->tp : 1, cards = gpu_count();
     c->places = tpl_calloc((size_t)n, sizeof *c->places);
     c->n_places = n;
-    if (n > cards && cards > 0)
-        return tpl_fail(e, TPL_E_DEVICE, "--ranks nccl", "needs a card a rank: %d, %d are here", n, cards);
+    if (o->first_card + n > cards && cards > 0)
+        return tpl_fail(e, TPL_E_DEVICE, "--ranks nccl", "needs a card a rank: %d, %d are here", o->first_card + n, cards);
     for (int i = 0; i < n; i++)
-        TPL_TRY(open_place(&c->places[i], ranks_are_processes(o->ranks) && cards > 0 ? procs_rank() % cards : i, t, e));
+        TPL_TRY(open_place(&c->places[i], ranks_are_processes(o->ranks) && cards > 0 ? procs_rank() % cards : o->first_card + i, t, e));
     return TPL_OK;
 }
 

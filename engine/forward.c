@@ -159,7 +159,7 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
     int n_seqs = 0, longest = 0;
     bool chain;
     if (team_plan(s->t, 0)->list[phase].n == 0)
-        return tpl_fail(e, TPL_E_USAGE, "batch", "the plan has no %s list: the team was made without layer groups", phase_name(phase));
+        return tpl_fail(e, TPL_E_USAGE, "batch", "the plan has no %s list: the team was made %s", phase_name(phase), phase == PHASE_FUZZY ? "without layer groups" : "to decode only");
     TPL_TRY(scan_rows(s, phase, rows, n, &n_seqs, &longest, &chain, e));
     bool any_open = false;
     for (int i = 0; i < n_seqs; i++) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/footprint.h"
 #include "engine/remote.h"
 #include "engine/session_impl.h"
 
@@ -21,13 +22,10 @@ static void init_pages(session *s, int stream)
     *pool = (page_pool){0};
     if (!p->streams[stream].used)
         return;
-    int mod = p->streams[stream].mod;
-    int64_t local_tok = ceil_div(s->o.max_tok, mod);
-    pool->mod = mod;
-    pool->max_pages = (int32_t)ceil_div(local_tok, PAGE_TOK);
-    /* Every sequence may leave a page partly filled. */
-    int64_t wanted = ceil_div(ceil_div(s->o.total_tok, mod), PAGE_TOK) + s->o.max_seqs, most = (int64_t)pool->max_pages * s->o.max_seqs;
-    pool->n_pages = (int32_t)(wanted < most ? wanted : most);
+    footprint_pages pages = footprint_pages_of(p, &s->o, stream);
+    pool->mod = p->streams[stream].mod;
+    pool->max_pages = pages.max_pages;
+    pool->n_pages = pages.n_pages;
     pool->table = tpl_calloc((size_t)s->o.max_seqs * (size_t)pool->max_pages, sizeof(int32_t));
     pool->view = tpl_calloc((size_t)s->o.max_seqs * (size_t)pool->max_pages, sizeof(int32_t));
     pool->free_pages = tpl_calloc((size_t)pool->n_pages, sizeof(int32_t));
@@ -181,6 +179,41 @@ void session_truncate(session *s, int seq, int len)
     if (s->remote_id)
         remote_announce(REMOTE_TRUNCATE, (int64_t[]){s->remote_id, seq, len}, 3, NULL, NULL);
     forget_from(s, seq, len);
+}
+
+/* ---- stand-ins ---- */
+
+tpl_code session_fill_random(session *s, uint64_t seed, tpl_err *e)
+{
+    if (ranks_are_processes(team_opts(s->t)->ranks))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "KV cache", "ranks in several processes cannot fill it with random values");
+    for (int i = 0; i < s->n_ranks; i++)
+        for (int k = 0; k < KV_N_STREAMS; k++)
+            if (s->ranks[i].kv[k].bytes)
+                TPL_TRY(s->exec->fill(s, i, k, seed, e));
+    return TPL_OK;
+}
+
+tpl_code session_assume(session *s, int seq, int len, tpl_err *e)
+{
+    session_seq *q = &s->seqs[seq];
+    assert(q->alive && !q->branched && !q->open && len >= q->len);
+    if (len > s->o.max_tok)
+        return tpl_fail(e, TPL_E_INPUT, "KV cache", "sequence %d would hold %d tokens, the limit is %d", seq, len, s->o.max_tok);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        if (s->pools[k].n_pages && pages_lacking(s, k, seq, len) > s->pools[k].n_free)
+            return tpl_fail(e, TPL_E_MEMORY, "KV cache", "is full: %d of %d pages free", s->pools[k].n_free, s->pools[k].n_pages);
+    take_pages(s, KV_MAIN, seq, len);
+    q->len = q->chain_len = len;
+    return TPL_OK;
+}
+
+tpl_code session_set_silent(session *s, bool silent, tpl_err *e)
+{
+    if (team_opts(s->t)->ranks != RANKS_NCCL)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "collectives", "can be left out only between cards (--ranks nccl)");
+    s->silent = silent;
+    return TPL_OK;
 }
 
 /* ---- trees ---- */

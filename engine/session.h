@@ -32,6 +32,15 @@ int session_len(const session *s, int seq);
 /* Forgets all slots from len on. */
 void session_truncate(session *s, int seq, int len);
 
+/* Stand-ins for a prompt, where only time is of interest: every cached value of every sequence becomes seeded random, in
+ * [-1, 1), the same on all ranks and repeated every 256 MiB. TPL_E_UNSUPPORTED where ranks are in several processes. */
+tpl_code session_fill_random(session *s, uint64_t seed, tpl_err *e);
+/* The sequence holds len tokens from now on, no fewer than before; of the new ones whatever is in its pages. */
+tpl_code session_assume(session *s, int seq, int len, tpl_err *e);
+/* Leaves collectives out of passes, so that their time can be told from the rest: a gather repeats a rank's own part, a
+ * reduce-scatter keeps it. TPL_E_UNSUPPORTED where ranks are not on cards of their own. */
+tpl_code session_set_silent(session *s, bool silent, tpl_err *e);
+
 /* From now on the sequence's rows are nodes of a tree that grows over several passes; what is cached is its prefix.
  * session_keep_path() or a truncation to the prefix ends it. */
 void session_open_tree(session *s, int seq);

@@ -52,6 +52,7 @@ struct session {
     int n_logits;
     plan_phase phase;
     step_observer observer;
+    bool silent; /* collectives are left out */
     int64_t remote_id; /* teams of processes: what followers call this session; 0: none */
     int64_t *remote_args; /* [2 + 4 * max_rows] a forward pass, to announce */
 };

@@ -31,6 +31,7 @@ typedef struct {
     ranks_kind ranks;
     tpl_dtype compute, kv; /* DT_F32 or DT_BF16; DT_NONE: f32 (cuda: bf16), and kv as compute */
     const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
+    int32_t first_card;    /* of this process's ranks on cards: rank i is on first_card + i, or all share first_card */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
     plan_options plan;
     int64_t remote_id; /* ranks that are processes: what followers call this team; set by lab.c */

@@ -32,3 +32,8 @@ tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e)
 {
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }
+
+tpl_code card_move_rows(gpu_queue *q, const card_move *m, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}

@@ -83,12 +83,12 @@
     X(tpot_ms_p99, REAL, VALUE,  "ms", "99th percentile of it; empty below 200 samples") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "decoded tokens a second over the whole batch") \
     X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "cache bytes per token and rank by formula, all layers") \
-    X(comm_source, TEXT, VALUE,  "", "communication inside the time: `measured`, `modelled` or `none`") \
+    X(comm_source, TEXT, VALUE,  "", "communication: `measured` inside the times, `modelled` in comm_ms_modelled beside them, or `none`") \
     X(bound_ms,    REAL, VALUE,  "ms", "least time per decode step that the machine's measured ceilings allow") \
     X(bound_frac,  REAL, VALUE,  "0-1", "bound_ms over the measured time") \
     X(pairing,     TEXT, VALUE,  "", "how the two sides of the ratio alternated: `sample` or `block`") \
     X(baseline_cell, TEXT, VALUE, "", "cell_id of the row that the ratio is taken against") \
-    X(ratio,       REAL, VALUE,  "", "baseline's time over this row's time; above 1 this row is faster") \
+    X(ratio,       REAL, VALUE,  "", "tokens a second over the baseline's; at equal batch its time over this row's") \
     X(ratio_lo,    REAL, VALUE,  "", "lower end of its bootstrap 95% interval") \
     X(ratio_hi,    REAL, VALUE,  "", "upper end of its bootstrap 95% interval") \
     X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
@@ -106,7 +106,19 @@
     X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(split,       TEXT, VALUE,  "ms", "time of one decode step by operation, as JSON text") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(moe,         TEXT, CONFIG, "", "of a shape: `off` where the feed-forward of all layers is left out, else `full`") \
+    X(batch_rule,  TEXT, CONFIG, "", "`max`: `batch` is the largest that fits, by variant; empty: it was asked for") \
+    X(decode_steps, INT, CONFIG, "steps", "steps timed of `decode_tok`, spread evenly over the growing context; empty: all") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(comm_exposed_ms, REAL, VALUE, "ms", "tpot_ms minus that of the same list, same session, without its collectives") \
+    X(ttft_ratio,  REAL, VALUE,  "", "baseline's time to first token over this row's; runs did not alternate") \
+    X(ttft_ratio_lo, REAL, VALUE, "", "lower end of its bootstrap 95% interval") \
+    X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
+    X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
+    X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
@@ -223,6 +235,35 @@
     X(traced_over_untraced, REAL, VALUE, "", "a pass's time on the host with and without the trace; in `(pass)` only") \
     X(n_dropped,   INT,  VALUE,  "records", "records lost; in `(pass)` only") \
     X(n_unlike,    INT,  VALUE,  "steps", "steps whose records a pass are not what was recorded for replay; in `(pass)` only") \
+    X(note,        TEXT, VALUE,  "", "what a reader should know") \
+    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+
+#define RS_HANDOFF_COLUMNS(X) \
+    X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
+    X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
+    X(from_tp,     INT,  CONFIG, "ranks", "ranks of the prefill team") \
+    X(to_tp,       INT,  CONFIG, "ranks", "ranks of the decode team") \
+    X(ranks,       TEXT, CONFIG, "", "what joins each team's ranks: `local`, `nccl`") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
+    X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
+    X(context_tok, INT,  CONFIG, "tokens", "tokens whose cache moves") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(way,         TEXT, CONFIG, "", "`memory` of the host, `card`: both teams on one, `peer`: cards of their own") \
+    X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "what a decode device stores a token, by formula, all layers") \
+    X(moved_bytes_per_tok, REAL, VALUE, "bytes", "what moves a token, all ranks of the decode team") \
+    X(crossed_bytes_per_tok, REAL, VALUE, "bytes", "of these, what moves from one card to another") \
+    X(time_us,     REAL, VALUE,  "us", "median time from the call until all has arrived") \
+    X(time_us_min, REAL, VALUE,  "us", "smallest sample of time_us") \
+    X(time_us_q1,  REAL, VALUE,  "us", "first quartile of time_us") \
+    X(time_us_q3,  REAL, VALUE,  "us", "third quartile of time_us") \
+    X(us_per_tok,  REAL, VALUE,  "us", "time_us over context_tok") \
+    X(gb_s,        REAL, VALUE,  "1e9 bytes/s", "moved bytes over time_us") \
+    X(n_wrong,     INT,  VALUE,  "elements", "logits of the next step, by the decode team, outside tolerance of the prefill team's") \
+    X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
+    X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
     X(command,     TEXT, VALUE,  "", "command that makes this row again")
 

@@ -222,7 +222,7 @@ static void run_shapes(int n, int size, int n_cards)
     side s;
     open_side(&s, n, size, n_cards, 64 * 16384 * sizeof(float));
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        cr_assert(gpu_peer_takes(s.peer, shapes[i].op, shapes[i].t, shapes[i].rows, shapes[i].width));
+        cr_assert(gpu_peer_takes(s.peer, shapes[i].op, shapes[i].t, shapes[i].rows, shapes[i].width), "shape %zu", i);
         for (int pieces = 1; pieces <= 4; pieces *= 2) {
             gpu_peer_set_launch(s.peer, pieces, pieces == 2 ? 512 : 128);
             run_eager(&s, &shapes[i], 3);

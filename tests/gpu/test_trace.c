@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "device/gpu.h"
+#include "engine/card_marks.h"
 #include "engine/card_trace.h"
 #include "engine/lab.h"
 
@@ -99,6 +100,20 @@ static void expect_order(const spans *sp, int n_ranks)
         }
 }
 
+/* For whoever must find out why records and steps did not meet. */
+static void show_records(const world *w, const gpu_trace *t)
+{
+    int64_t n, recorded = 0;
+    const gpu_slice *s = gpu_trace_slices(t, &n);
+    for (int i = 0; i < team_plan(w->run.team, 0)->list[PHASE_DECODE].n; i++)
+        recorded += gpu_trace_recorded(t, card_mark(0, PHASE_DECODE, i));
+    fprintf(stderr, "nodes recorded for steps of rank 0: %lld\n", (long long)recorded);
+    for (int64_t i = 0; i < n && i < 400; i += i < 20 ? 1 : 19)
+        fprintf(stderr, "%lld %s %.40s pass %d mark %llx correlation %u node %llu queue %u card %d\n", (long long)i,
+                gpu_did_name(s[i].kind), s[i].name, s[i].pass, (unsigned long long)s[i].mark, s[i].correlation,
+                (unsigned long long)s[i].node, s[i].queue, s[i].card);
+}
+
 static void trace_decode(const char *name, const char *text, int tp)
 {
     world w;
@@ -126,6 +141,8 @@ static void trace_decode(const char *name, const char *text, int tp)
             text, tp, (long long)n_slices, (long long)n_spans, p.n_passes, (long long)check.n_unmarked, (long long)check.n_unlike,
             (long long)check.n_dropped, (double)p.pass_ns / 1e3 / PASSES, (double)p.idle_ns / 1e3 / PASSES, (long long)p.n_idle / PASSES,
             (double)p.between_ns / 1e3 / (PASSES - 1), check.first_unlike);
+    if (check.n_unmarked || check.n_unlike)
+        show_records(&w, t);
     cr_expect_eq(check.n_dropped, 0);
     cr_expect_eq(check.n_unmarked, 0);
     cr_expect_eq(check.n_unlike, 0, "%s", check.first_unlike);
