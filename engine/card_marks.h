@@ -15,6 +15,17 @@ static inline uint64_t card_mark(int rank, plan_phase phase, int index)
     return (uint64_t)1 << 48 | (uint64_t)phase << 40 | (uint64_t)rank << 24 | (uint64_t)index;
 }
 
+/* The same of the n steps from `index` on that one launch does. */
+static inline uint64_t card_mark_run(int rank, plan_phase phase, int index, int n)
+{
+    return card_mark(rank, phase, index) | (uint64_t)(n - 1) << 56;
+}
+
+static inline int card_mark_steps(uint64_t mark)
+{
+    return (int)(mark >> 56) + 1;
+}
+
 static inline int card_mark_index(uint64_t mark)
 {
     return (int)(mark & 0xffffff);

@@ -423,6 +423,7 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
         calls[n] = step_bind(step, &r->env);
     }
     const kernel_join *join = kernel_find_join("cuda", calls, n, done);
+    gpu_trace_mark(card_mark_run(rank, s->phase, index, *done));
     return join ? kernel_run_join(join, &r->ctx, calls, *done, e) : kernel_run("cuda", &r->ctx, &calls[0], e);
 }
 
