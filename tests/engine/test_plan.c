@@ -482,6 +482,7 @@ static int place_of(const plan *p, int layer, const char *name)
         if (l->steps[i].layer == layer && strcmp(l->steps[i].name, name) == 0)
             return i;
     cr_assert_fail("no step %s in layer %d", name, layer);
+    return -1;
 }
 
 /* Products of the same input stand together, and no further than what they write allows. */
