@@ -29,8 +29,9 @@ static bool is_norm(const op_call *c)
 static bool is_product(const op_call *c, const mat *x)
 {
     const op_matmul *o = &c->matmul;
-    return c->kind == OP_MATMUL && same_place(&o->x, x) && o->x.rows <= SK_MOST_ROWS && o->w.cols == x->cols &&
-           x->cols % 8 == 0 && in_pieces(&o->x) && in_pieces(&o->w) && o->out.rows > 0 && o->out.cols > 0;
+    return c->kind == OP_MATMUL && same_place(&o->x, x) && cuda_skinny_wins((int)x->rows, x->cols) &&
+           o->w.cols == x->cols && x->cols % 8 == 0 && in_pieces(&o->x) && in_pieces(&o->w) && o->out.rows > 0 &&
+           o->out.cols > 0;
 }
 
 /* silu_mul of two products' results. */
@@ -76,13 +77,6 @@ static void set_part(skinny_part *p, const op_matmul *o)
     p->bias_type = o->bias.dtype;
 }
 
-/* False where shared memory does not do. */
-template <bool NORM, bool SWIGLU> static bool launch(kernel_ctx *ctx, const skinny_args &a)
-{
-    return a.rows <= 8 ? skinny_launch<skinny_shape<2, 1, 4, NORM, SWIGLU>>(cu_stream(ctx), a, 1, 2)
-                       : skinny_launch<skinny_shape<2, 2, 4, NORM, SWIGLU>>(cu_stream(ctx), a, 1, 2);
-}
-
 tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e)
 {
     skinny_args a = {};
@@ -112,9 +106,9 @@ tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_er
         a.ld_inner = last->silu_mul.out.stride;
     }
     if (norm)
-        done = swiglu ? launch<true, true>(ctx, a) : launch<true, false>(ctx, a);
+        done = swiglu ? skinny_run<true, true>(cu_stream(ctx), a, 1) : skinny_run<true, false>(cu_stream(ctx), a, 1);
     else
-        done = swiglu ? launch<false, true>(ctx, a) : launch<false, false>(ctx, a);
+        done = swiglu ? skinny_run<false, true>(cu_stream(ctx), a, 1) : skinny_run<false, false>(cu_stream(ctx), a, 1);
     if (done)
         return cu_launched("matmul", e);
     for (int i = 0; i < n; i++)

@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/joins.h"
 
-enum { MOST_SEGMENTS = 32, DOWN_DEPTH = 8, DOWN_RING = DOWN_DEPTH * 2 * SK_THREADS, MOST_INNER = 24576, MOST_ROWS = 8 };
+enum { MOST_SEGMENTS = 32, DOWN_DEPTH = 8, DOWN_RING = DOWN_DEPTH * 2 * SK_THREADS, MOST_INNER = 24576, MOST_ROWS = 2 };
 
 /* Segments: first n_shared of the experts that all rows go to, then a row's routes. */
 typedef struct {
@@ -225,8 +225,7 @@ static void launch_inner(kernel_ctx *ctx, const op_moe_experts *o, const shared_
     a.n_local = o->n_local;
     if (c)
         set_shared(&a, c);
-    skinny_launch<skinny_shape<2, 1, 4, false, true, true>>(cu_stream(ctx), a, (int)o->x.rows * (a.top_k + a.n_shared),
-                                                            3);
+    skinny_launch<skinny_shape<2, 4, false, true, true>>(cu_stream(ctx), a, (int)o->x.rows * (a.top_k + a.n_shared), 3);
 }
 
 static void launch_down(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls *c)
@@ -322,10 +321,9 @@ int cuda_join_experts_takes(const op_call *calls, int n)
     bool fits = c.n > 0 && is_wide(c.gate, &o->x, f, dim) && is_wide(c.up, &o->x, f, dim) &&
                 is_wide(c.down, &c.silu->out, dim, f) && !c.gate->accumulate && !c.up->accumulate &&
                 c.down->accumulate && same_place(&c.down->out, &o->out) && same_place(&c.silu->gate, &c.gate->out) &&
-                same_place(&c.silu->up, &c.up->out) &&
-                c.gate->out.stride == c.up->out.stride && c.silu->out.data != c.up->out.data &&
-                in_pieces(&c.silu->out, 1) && o->ids.cols + c.n <= MOST_SEGMENTS &&
-                (o->ids.cols + c.n) * ((o->ffn + 63) / 64 * 64) <= MOST_INNER;
+                same_place(&c.silu->up, &c.up->out) && c.gate->out.stride == c.up->out.stride &&
+                c.silu->out.data != c.up->out.data && in_pieces(&c.silu->out, 1) &&
+                o->ids.cols + c.n <= MOST_SEGMENTS && (o->ids.cols + c.n) * ((o->ffn + 63) / 64 * 64) <= MOST_INNER;
     if (!fits)
         return 0;
     bool adds = n > 5 && calls[5].kind == OP_ADD && same_place(&calls[5].add.x, &o->out) &&

@@ -1,4 +1,4 @@
-/* skinny.cuh - products of few rows, bf16 with f32 sums: out [rows, n] = x [rows, k] w [n, k]^T for up to 16 rows.
+/* skinny.cuh - products of few rows, bf16 with f32 sums: out [rows, n] = x [rows, k] w [n, k]^T for up to 8 rows.
  * For:    skinny.cu, and what joins a product with its neighbours.
  * Enter:  kernels/cuda only.
  * Owns:   nothing.
@@ -17,7 +17,7 @@
 
 #include "kernels/cuda/launch.cuh"
 
-enum { SK_THREADS = 256, SK_WARPS = 8, SK_CHUNK = 64, SK_PARTS = 4, SK_MOST_ROWS = 16, SK_NORM_PIECES = 4 };
+enum { SK_THREADS = 256, SK_WARPS = 8, SK_CHUNK = 64, SK_PARTS = 4, SK_MOST_ROWS = 8, SK_NORM_PIECES = 4 };
 
 /* One of the products that share x: what it writes. */
 typedef struct {
@@ -50,9 +50,8 @@ typedef struct {
     int top_k, n_shared, expert0, n_local;
 } skinny_args;
 
-template <int R_, int G_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXPERTS_ = false>
-struct skinny_shape {
-    enum { R = R_, G = G_, DEPTH = DEPTH_, NT = 8 * R_, RING = DEPTH_ * 2 * R_ * SK_THREADS };
+template <int R_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXPERTS_ = false> struct skinny_shape {
+    enum { R = R_, DEPTH = DEPTH_, NT = 8 * R_, RING = DEPTH_ * 2 * R_ * SK_THREADS };
     static const bool NORM = NORM_, SWIGLU = SWIGLU_, EXPERTS = EXPERTS_;
     static size_t shared_bytes(int rows, int block_chunks)
     {
@@ -267,8 +266,6 @@ static __device__ __forceinline__ void sk_store(const skinny_args &a, const skin
     for (int r = 0; r < S::R; r++) {
         if (g < a.rows)
             *(float2 *)(red + (r * a.rows + g) * 8 + 2 * t) = make_float2(acc[r][0], acc[r][1]);
-        if (S::G == 2 && g + 8 < a.rows)
-            *(float2 *)(red + (r * a.rows + g + 8) * 8 + 2 * t) = make_float2(acc[r][2], acc[r][3]);
     }
     __syncthreads();
     if (blocks > 1) {
@@ -348,15 +345,15 @@ static __device__ __forceinline__ void sk_multiply(const skinny_args &a, const s
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint4 *w = b.ring + slot * 2 * S::R * SK_THREADS + threadIdx.x;
     const uint4 *x = b.x + (chunk - b.first) * 8 + t;
-    const uint4 *low = x + min(g, a.rows - 1) * b.pitch, *high = x + min(g + 8, a.rows - 1) * b.pitch;
+    x += min(g, a.rows - 1) * b.pitch;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        uint4 p = low[4 * h], q = S::G == 2 ? high[4 * h] : make_uint4(0, 0, 0, 0);
+        uint4 p = x[4 * h];
 #pragma unroll
         for (int r = 0; r < S::R; r++) {
             uint4 v = w[(2 * r + h) * SK_THREADS];
-            sk_mma(acc[r], p.x, q.x, p.y, q.y, v.x, v.y);
-            sk_mma(acc[r], p.z, q.z, p.w, q.w, v.z, v.w);
+            sk_mma(acc[r], p.x, 0, p.y, 0, v.x, v.y);
+            sk_mma(acc[r], p.z, 0, p.w, 0, v.z, v.w);
         }
     }
 }
@@ -448,30 +445,57 @@ static inline int sk_cluster(int rows, int64_t k, int64_t tiles, int64_t heads)
     return cu_is_hopper() ? n : 1;
 }
 
-/* Lays the tiles out and launches; the parts' sizes stand. per_sm: blocks an SM that share the tiles. False where
- * shared memory does not do. */
+static inline int64_t sk_tiles(const skinny_args &a, int nt, bool swiglu)
+{
+    int64_t tiles = 0;
+    for (int i = 0; i < (swiglu ? 1 : a.n_parts); i++)
+        tiles += (a.part[i].n + nt - 1) / nt;
+    return tiles;
+}
+
+/* Lays the tiles out and launches; the parts' sizes stand. per_sm: blocks an SM that share the tiles, as many as tiles
+ * where that is more. Where a launch is one wave, shared memory is asked for such that no SM takes more than its share:
+ * blocks come in while those of the launch before leave, and would crowd where these left first. False where shared
+ * memory does not do. */
 template <typename S> static bool skinny_launch(cudaStream_t stream, skinny_args a, int heads, int per_sm)
 {
     static unsigned ready;
-    int64_t tiles = 0;
-    int nt = S::SWIGLU ? S::NT / 2 : S::NT, chunks = (a.k + SK_CHUNK - 1) / SK_CHUNK;
+    int nt = S::SWIGLU ? S::NT / 2 : S::NT, chunks = (a.k + SK_CHUNK - 1) / SK_CHUNK, first = 0, sms = cuda_sm_count();
     for (int i = 0; i < (S::SWIGLU ? 1 : a.n_parts); i++) {
-        a.part[i].tile0 = (int)tiles;
-        tiles += (a.part[i].n + nt - 1) / nt;
+        a.part[i].tile0 = first;
+        first += (a.part[i].n + nt - 1) / nt;
     }
-    a.tiles = (int)tiles;
-    int cluster = S::EXPERTS ? 1 : sk_cluster(a.rows, a.k, tiles, heads);
+    a.tiles = first;
+    int cluster = S::EXPERTS ? 1 : sk_cluster(a.rows, a.k, a.tiles, heads);
     a.block_chunks = (chunks + cluster - 1) / cluster;
     cluster = (chunks + a.block_chunks - 1) / a.block_chunks;
-    size_t bytes = S::shared_bytes(a.rows, a.block_chunks);
-    if (bytes > (size_t)cuda_block_shared_bytes())
+    int64_t most = (int64_t)per_sm * sms / heads / cluster, shares = a.tiles < most ? a.tiles : most;
+    shares = shares < 1 ? 1 : shares;
+    int64_t wave = (shares * cluster * heads + sms - 1) / sms; /* blocks an SM */
+    size_t bytes = S::shared_bytes(a.rows, a.block_chunks), most_bytes = (size_t)cuda_block_shared_bytes();
+    size_t apart = wave <= 3 ? (most_bytes + 1024) / (size_t)(wave + 1) : 0;
+    if (bytes > most_bytes)
         return false;
     if (!cu_done_here(&ready))
-        cudaFuncSetAttribute(skinny_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, cuda_block_shared_bytes());
-    int64_t most = (int64_t)per_sm * cuda_sm_count() / heads / cluster, shares = tiles < most ? tiles : most;
-    dim3 grid((unsigned)((shares < 1 ? 1 : shares) * cluster), (unsigned)heads);
-    cu_launch_cluster(stream, (unsigned)cluster, skinny_kernel<S>, grid, dim3(SK_THREADS), bytes, a);
+        cudaFuncSetAttribute(skinny_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes);
+    cu_launch_cluster(stream, (unsigned)cluster, skinny_kernel<S>, dim3((unsigned)(shares * cluster), (unsigned)heads),
+                      dim3(SK_THREADS), bytes > apart ? bytes : apart, a);
     return true;
+}
+
+/* Tiles and depth by shape, as measured on an H100: few tiles are cut smaller; short rows need less depth than room for
+ * a third block an SM; very many tiles are left to the hardware to spread. */
+template <bool NORM, bool SWIGLU> static bool skinny_run(cudaStream_t stream, const skinny_args &a, int heads)
+{
+    int64_t sms = cuda_sm_count(), tiles = sk_tiles(a, SWIGLU ? 8 : 16, SWIGLU) * heads;
+    if (heads > 1 && !NORM && !SWIGLU)
+        return skinny_launch<skinny_shape<4, 2>>(stream, a, heads, 64);
+    if (tiles < sms && !SWIGLU)
+        return skinny_launch<skinny_shape<1, 6, NORM>>(stream, a, heads, 64);
+    if (a.k <= 2048 && tiles > 2 * sms)
+        return skinny_launch<skinny_shape<2, 3, NORM, SWIGLU>>(stream, a, heads, tiles < 4000 ? 3 : 64);
+    int per_sm = tiles <= 2 * sms ? 2 : tiles <= 3 * sms ? 3 : tiles < 4000 ? 2 : 64;
+    return skinny_launch<skinny_shape<2, 4, NORM, SWIGLU>>(stream, a, heads, per_sm);
 }
 
 #endif

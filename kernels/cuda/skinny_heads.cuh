@@ -11,7 +11,7 @@
 
 #include "kernels/cuda/launch.cuh"
 
-enum { SH_THREADS = 256, SH_COLS = 64, SH_GROUPS = 32, SH_AHEAD = 4, SH_MOST_ROWS = 8 };
+enum { SH_THREADS = 256, SH_COLS = 64, SH_GROUPS = 32, SH_AHEAD = 4, SH_MOST_ROWS = 2 };
 
 typedef struct {
     const cu_bf16 *x, *w;

@@ -110,7 +110,7 @@ Test(joins, product_and_add)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int k = 0; k < 3; k++) {
             rng r = rng_make(i, 30 + (uint64_t)k);
-            int rows = k == 2 ? 16 : shapes[i][0];
+            int rows = k == 2 ? 2 : shapes[i][0];
             slab_reset(s);
             slab_case c[2];
             c[0] = product_case(s, &r, slab_mat(s, &r, rows, shapes[i][1], 8, DT_BF16, 1), shapes[i][2], DT_BF16);
@@ -314,8 +314,8 @@ static const struct {
     int rows, dim, ffn, n, top_k, expert0, n_local, n_shared;
     bool add;
 } experts[] = {{1, 512, 192, 16, 6, 0, 16, 2, true},
-               {3, 192, 64, 8, 3, 2, 4, 1, false},
-               {8, 64, 128, 16, 4, 8, 8, 3, true},
+               {2, 192, 64, 8, 3, 2, 4, 1, false},
+               {2, 64, 128, 16, 4, 8, 8, 3, true},
                {1, 128, 704, 8, 8, 7, 1, 1, true}};
 
 static void make_experts(slab *s, rng *r, int n, int rows, int cols, mat *to)
