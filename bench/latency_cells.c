@@ -35,7 +35,8 @@ plan_types lat_types(const latency_request *q)
 
 int lat_sharers(const latency_request *q, int tp)
 {
-    return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL ? 1 : tp;
+    bool cards_enough = lat_on_card(q) && ranks_are_processes(q->ranks) && gpu_count() >= tp;
+    return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL || cards_enough ? 1 : tp;
 }
 
 plan_options lat_plan_options(const latency_request *q)

@@ -245,6 +245,13 @@ static int ttft_runs(const latency_state *s)
     return s->fill_random ? 0 : 3;
 }
 
+static tpl_code needs_cards(tpl_err *e)
+{
+    tpl_err why = {.where = "--backend", .what = "is not cuda"};
+    cli_card_usable(&why);
+    return tpl_fail(e, TPL_E_DEVICE, "--ranks", "is nccl, which takes a card a rank; %s: %s", why.where, why.what);
+}
+
 static tpl_code run(void *state, cli_context *c, tpl_err *e)
 {
     latency_state *s = state;
@@ -270,8 +277,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     if (!s->backend && !ranks_are_processes(s->ranks))
         s->backend = cli_default_backend();
     if (s->ranks == RANKS_NCCL && (!s->backend || strcmp(s->backend, "cuda") != 0) && !s->list)
-        return tpl_fail(e, TPL_E_DEVICE, "--ranks", "is nccl, which takes a card a rank; %s",
-                        gpu_is_built() ? "no card or no driver is here" : "this build has no CUDA");
+        return needs_cards(e);
     latency_request q = {.lab = l,
                          .variants = s->variants.v,
                          .n_variants = s->variants.n,

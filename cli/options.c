@@ -93,19 +93,34 @@ tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e)
 tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tpl_err *e)
 {
     bool cuda = strcmp(value, "cuda") == 0;
+    tpl_err why = {0};
     if (!cuda && strcmp(value, "cpu") != 0 && strcmp(value, "ref") != 0)
         return tpl_fail(e, TPL_E_USAGE, "--backend", "is '%s', expected cpu, cuda or ref", value);
     if (cuda && !gpu_is_built())
         return tpl_fail(e, TPL_E_UNSUPPORTED, "--backend", "is cuda, which this build lacks (configure with -Dcuda=enabled)");
-    if (cuda && gpu_count() == 0)
-        return tpl_fail(e, TPL_E_DEVICE, "--backend", "is cuda, but no card or no driver is here");
+    if (cuda && cli_card_usable(&why) != TPL_OK)
+        return tpl_fail(e, why.code, "--backend", "is cuda; %s: %s", why.where, why.what);
     *out = cli_keep(c, value);
+    return TPL_OK;
+}
+
+tpl_code cli_card_usable(tpl_err *e)
+{
+    gpu *card;
+    TPL_TRY(gpu_open(0, &card, e));
+    gpu_close(card);
     return TPL_OK;
 }
 
 const char *cli_default_backend(void)
 {
-    return gpu_is_built() && gpu_count() > 0 ? "cuda" : "cpu";
+    tpl_err why = {0};
+    if (!gpu_is_built() || gpu_count() == 0)
+        return "cpu";
+    if (cli_card_usable(&why) == TPL_OK)
+        return "cuda";
+    log_note("the card is not used: %s: %s", why.where, why.what);
+    return "cpu";
 }
 
 tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e)

@@ -35,7 +35,9 @@ tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e);
 tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e);
 /* cpu or cuda; TPL_E_UNSUPPORTED where the build has none, TPL_E_DEVICE where there is no card. */
 tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tpl_err *e);
-/* "cuda" where the build has it and a card is here, else "cpu". */
+/* Whether the first card can run this build; if not, why. */
+tpl_code cli_card_usable(tpl_err *e);
+/* "cuda" where the build has it and a card is here that can run it, else "cpu". */
 const char *cli_default_backend(void);
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e);
 /* A checkpoint folder as given or as it came with the program ("models/worldlet-mla"), or "shape:NAME,..." with the bare name

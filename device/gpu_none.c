@@ -40,6 +40,22 @@ tpl_code gpu_use(gpu *g, tpl_err *e)
     return none(e);
 }
 
+tpl_code gpu_reach(gpu *from, gpu *to, tpl_err *e)
+{
+    return none(e);
+}
+
+tpl_code gpu_copy_pieces(gpu_queue *q, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                         tpl_err *e)
+{
+    return none(e);
+}
+
+tpl_code gpu_event_stamp(gpu_event *v, gpu_queue *q, tpl_err *e)
+{
+    return none(e);
+}
+
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e)
 {
     return none(e);

@@ -202,13 +202,14 @@ static void launch(const peer_view *v, const peer_call *c, cudaStream_t s)
         *v, (const uint4 *)c->data, (uint4 *)c->out, c->n, c->row_n);
 }
 
+/* Larger groups have other ranks' pieces to wait for in the meantime. */
 template <comm_op OP, typename T, int K>
 static void launch_pieces(const peer_view *v, const peer_call *c, cudaStream_t s)
 {
-    if (c->pieces >= 4)
-        launch<OP, T, K, 4>(v, c, s);
-    else if (c->pieces == 2)
-        launch<OP, T, K, 2>(v, c, s);
+    if (K == 2 && c->pieces >= 4)
+        launch<OP, T, K, K == 2 ? 4 : 1>(v, c, s);
+    else if (K <= 4 && c->pieces >= 2)
+        launch<OP, T, K, K <= 4 ? 2 : 1>(v, c, s);
     else
         launch<OP, T, K, 1>(v, c, s);
 }

@@ -57,7 +57,8 @@ void trace_add_pass(trace_log *l, uint32_t correlation, int32_t pass)
 
 void trace_add_node(trace_log *l, uint64_t node, uint64_t mark)
 {
-    *(trace_node *)add(&l->nodes, sizeof(trace_node)) = (trace_node){node, mark, false};
+    if (mark)
+        *(trace_node *)add(&l->nodes, sizeof(trace_node)) = (trace_node){node, mark, false};
 }
 
 /* Nodes are cloned soon after they were made: the search from the end is short. */

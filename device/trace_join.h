@@ -38,6 +38,7 @@ void trace_log_fini(trace_log *l);
 void trace_add_slice(trace_log *l, gpu_slice s);
 void trace_add_mark(trace_log *l, uint32_t correlation, uint64_t mark);
 void trace_add_pass(trace_log *l, uint32_t correlation, int32_t pass);
+/* mark 0: not kept. A copy may be told of as a new node too, at a time when no mark stands. */
 void trace_add_node(trace_log *l, uint64_t node, uint64_t mark);
 /* Node `node` does what `original` does, and belongs to the same mark. */
 void trace_add_clone(trace_log *l, uint64_t node, uint64_t original);

@@ -9,21 +9,21 @@
 /* Work of a pass that belongs to no step. */
 enum { CARD_MARK_CONTENTS = 0xfffffe, CARD_MARK_BEST = 0xffffff };
 
-/* Step `index` of a phase's list on a local rank, or one of the above. Never 0. */
-static inline uint64_t card_mark(int rank, plan_phase phase, int index)
+/* Step `index` of a phase's list on a local rank, or one of the above, in the session of that tag. Never 0. */
+static inline uint64_t card_mark(uint8_t tag, int rank, plan_phase phase, int index)
 {
-    return (uint64_t)1 << 48 | (uint64_t)phase << 40 | (uint64_t)rank << 24 | (uint64_t)index;
+    return (uint64_t)1 << 48 | (uint64_t)tag << 56 | (uint64_t)phase << 40 | (uint64_t)rank << 24 | (uint64_t)index;
 }
 
-/* The same of the n steps from `index` on that one launch does. */
-static inline uint64_t card_mark_run(int rank, plan_phase phase, int index, int n)
+/* The same of the n steps from there on, at most 8, that one launch does. */
+static inline uint64_t card_mark_run(uint64_t mark, int n)
 {
-    return card_mark(rank, phase, index) | (uint64_t)(n - 1) << 56;
+    return mark | (uint64_t)(n - 1) << 49;
 }
 
 static inline int card_mark_steps(uint64_t mark)
 {
-    return (int)(mark >> 56) + 1;
+    return (int)(mark >> 49 & 7) + 1;
 }
 
 static inline int card_mark_index(uint64_t mark)
@@ -39,6 +39,11 @@ static inline int card_mark_rank(uint64_t mark)
 static inline plan_phase card_mark_phase(uint64_t mark)
 {
     return (plan_phase)(mark >> 40 & 0xff);
+}
+
+static inline uint8_t card_mark_tag(uint64_t mark)
+{
+    return (uint8_t)(mark >> 56);
 }
 
 #endif

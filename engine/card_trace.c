@@ -90,9 +90,16 @@ static void compare_all(session *s, like *l)
         const plan_list *list = &team_plan(s->t, r)->list[s->phase];
         for (int i = 0; i < list->n; i++)
             for (int n = 1; n <= KERNEL_MAX_JOIN; n++)
-                compare(l, card_mark_run(r, s->phase, i, n), list->steps[i].name, list->steps[i].layer);
+                compare(l, card_mark_run(card_mark(s->trace_tag, r, s->phase, i), n), list->steps[i].name,
+                        list->steps[i].layer);
     }
-    compare(l, card_mark(0, s->phase, CARD_MARK_BEST), best_step.name, -1);
+    compare(l, card_mark(s->trace_tag, 0, s->phase, CARD_MARK_BEST), best_step.name, -1);
+}
+
+/* What nothing claims, and launches of replays, are shown with every session. */
+static bool is_of(const session *s, const gpu_slice *x)
+{
+    return x->mark == 0 || card_mark_tag(x->mark) == s->trace_tag;
 }
 
 spans *card_trace_spans(session *s, const gpu_trace *t, int32_t n_passes, bool replayed, card_trace_check *check)
@@ -102,7 +109,7 @@ spans *card_trace_spans(session *s, const gpu_trace *t, int32_t n_passes, bool r
     spans *out = spans_create(s->n_ranks, n > 0 ? n : 1);
     *check = (card_trace_check){.n_dropped = gpu_trace_dropped(t)};
     for (int64_t i = 0; i < n; i++) {
-        if (slices[i].pass < 0 || slices[i].pass >= n_passes)
+        if (slices[i].pass < 0 || slices[i].pass >= n_passes || !is_of(s, &slices[i]))
             continue;
         int rank = rank_of(s, &slices[i]);
         spans_add(out, rank, span_of(s, &slices[i], rank));

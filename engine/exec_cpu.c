@@ -141,9 +141,11 @@ static int32_t best(const session *s, int i)
     return sampler_argmax(logits(s, i), team_plan(s->t, 0)->cfg.vocab);
 }
 
-static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_err *e)
+static tpl_code move(session *s, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                     tpl_err *e)
 {
-    memcpy(to, from, bytes);
+    for (int i = 0; i < n; i++)
+        memcpy((char *)to + to_step * (size_t)i, (const char *)from + from_step * (size_t)i, bytes);
     return TPL_OK;
 }
 

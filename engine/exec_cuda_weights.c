@@ -248,6 +248,15 @@ static tpl_code split_groups(gpu_comm *c, const plan *p, tpl_err *e)
     return TPL_OK;
 }
 
+/* A draft's groups exchange little with one card and want no library's latency: one launch reads and writes all ranks'. */
+static tpl_code reach_all(cuda_team *c, tpl_err *e)
+{
+    for (int i = 0; i < c->n_places; i++)
+        for (int k = 0; k < c->n_places; k++)
+            TPL_TRY(gpu_reach(c->places[i].card, c->places[k].card, e));
+    return TPL_OK;
+}
+
 /* NCCL joins no two ranks on one card, unless they seem to be on hosts of their own, joined by the loopback interface. */
 static void name_own_host(void)
 {
@@ -264,6 +273,8 @@ static tpl_code join_ranks(cuda_team *c, team *t, tpl_err *e)
     gpu_comm_id id = {{0}};
     if (o->tp == 1 || (o->ranks != RANKS_NCCL && !processes))
         return TPL_OK;
+    if (o->plan.fuzzy.groups.n > 0 && !processes)
+        return reach_all(c, e);
     if (processes && procs_are_own() && gpu_count() < o->tp)
         name_own_host();
     gpu **cards = tpl_calloc((size_t)c->n_places, sizeof(gpu *));

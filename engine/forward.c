@@ -168,8 +168,6 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
         s->seq_prefix[i] = q->len - s->seq_open[i];
         any_open = any_open || s->seq_open[i] > 0;
     }
-    if (any_open && !s->exec->host)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "batch", "backend '%s' cannot grow a tree over several passes", team_opts(s->t)->backend);
     TPL_TRY(session_reserve(s, phase, n_seqs, e));
     s->n_logits = 0;
     s->view = (batch_view){.n_rows = n, .n_seqs = n_seqs, .row_token = s->row_token, .row_seq = s->row_seq, .row_pos = s->row_pos, .seq_row0 = s->seq_row0,

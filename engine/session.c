@@ -233,8 +233,6 @@ static tpl_code check_path(const session *s, int seq, const int32_t *rows, int n
     const uint64_t *mask = s->tree_mask + (size_t)seq * (size_t)s->o.max_tree * (size_t)s->tree_words;
     if (!q->alive || !q->open)
         return tpl_fail(e, TPL_E_USAGE, "tree", "sequence %d has no open tree", seq);
-    if (!s->exec->host)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "tree", "backend '%s' cannot move cached rows", team_opts(s->t)->backend);
     for (int i = 0; i < n; i++) {
         int r = rows[i], up = i ? rows[i - 1] : r;
         bool known = r >= 0 && r < q->len - q->chain_len && up >= 0;
@@ -275,8 +273,8 @@ static tpl_code move_slot(session *s, int stream, int seq, int from, int to, tpl
         const session_rank *source = keeper(s, r, stream, from);
         char *dst = cached_row(s, r, stream, seq, to);
         const char *src = cached_row(s, source, stream, seq, from);
-        for (int layer = 0; layer < team_plan(s->t, i)->cfg.n_layers; layer++)
-            TPL_TRY(s->exec->move(s, dst + r->layer_bytes[stream] * layer, src + source->layer_bytes[stream] * layer, (size_t)v->width * dtype_bytes(v->dtype), e));
+        TPL_TRY(s->exec->move(s, dst, (size_t)r->layer_bytes[stream], src, (size_t)source->layer_bytes[stream],
+                              (size_t)v->width * dtype_bytes(v->dtype), team_plan(s->t, i)->cfg.n_layers, e));
     }
     return TPL_OK;
 }
@@ -340,6 +338,11 @@ void session_observe(session *s, step_observer o)
     s->observer = o;
 }
 
+void session_set_trace_tag(session *s, uint8_t tag)
+{
+    s->trace_tag = tag;
+}
+
 const float *session_logits(const session *s, int i)
 {
     assert(i >= 0 && i < s->n_logits);
@@ -350,6 +353,37 @@ int32_t session_best(const session *s, int i)
 {
     assert(i >= 0 && i < s->n_logits);
     return s->exec->best(s, i);
+}
+
+int session_most_top(const session *s)
+{
+    return s->exec->top ? s->o.max_top : 0;
+}
+
+void session_want_top(session *s, int k, float temperature)
+{
+    assert(k >= 0 && k <= session_most_top(s));
+    s->top_k = k;
+    s->top_temperature = temperature;
+}
+
+session_likeliest session_top(const session *s, int i)
+{
+    assert(s->top_k > 0 && i >= 0 && i < s->n_logits);
+    return s->exec->top(s, i);
+}
+
+tpl_code session_time_blocks(session *s, bool on, tpl_err *e)
+{
+    if (!s->exec->time_blocks)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "session", "backend '%s' has no clock of its own",
+                        team_opts(s->t)->backend);
+    return s->exec->time_blocks(s, on, e);
+}
+
+block_times session_block_times(const session *s, int local_rank, plan_phase phase)
+{
+    return s->exec->times ? s->exec->times(s, local_rank, phase) : (block_times){0};
 }
 
 int session_n_logits(const session *s)

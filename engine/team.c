@@ -141,6 +141,10 @@ static void *worker_main(void *self)
 
 tpl_code team_run(team *t, rank_fn fn, void *arg, tpl_err *e)
 {
+    for (int i = 0; !t->workers && i < t->n_local; i++) /* a card's ranks have no threads */
+        TPL_TRY(fn(arg, i, e));
+    if (!t->workers)
+        return TPL_OK;
     pthread_mutex_lock(&t->lock);
     t->fn = fn;
     t->arg = arg;

@@ -33,6 +33,7 @@ typedef struct {
     const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
     int32_t first_card;    /* of this process's ranks on cards: rank i is on first_card + i, or all share first_card */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
+    bool no_graph;         /* backend "cuda": never replay recorded walks, enqueue every step of every pass */
     plan_options plan;
     int64_t remote_id; /* ranks that are processes: what followers call this team; set by lab.c */
 } team_options;
@@ -66,7 +67,8 @@ const float *team_rope_cos(const team *t);
 const float *team_rope_sin(const team *t);
 const float *const *team_alpha(const team *t); /* NULL without a transform */
 
-/* Calls fn(arg, local_rank) on every local rank's thread and waits; gives the first failing rank's error. */
+/* Calls fn(arg, local_rank) on every local rank's thread and waits; gives the first failing rank's error. Between passes
+ * others may use the threads too (eval/ for what it makes of logits); a card's ranks have none: one after the other. */
 tpl_code team_run(team *t, tpl_code (*fn)(void *arg, int local_rank, tpl_err *e), void *arg, tpl_err *e);
 
 #endif

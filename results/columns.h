@@ -202,7 +202,18 @@
     X(idle_s_per_100_tok, TEXT, VALUE, "s", "time in which a rank runs no kernel, for 100 tokens, by rank, joined by `;`") \
     X(attn_share,  REAL, VALUE,  "0-1", "attention over attention and feed-forward time of the draft's layers") \
     X(n_differ,    INT,  VALUE,  "prompts", "greedy texts that differ from vanilla's, all at near-ties if status is `ok`") \
-    X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts")
+    X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local` (threads, or one card), `nccl` (a card each)") \
+    X(graph,       TEXT, CONFIG, "", "`on` where recorded steps were replayed, else `off`") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint` or `random`") \
+    X(base_layers, INT,  CONFIG, "layers", "layers of the base; a shape may be cut to fit") \
+    X(draft_layers, INT, CONFIG, "layers", "layers of the draft") \
+    X(comm_source, TEXT, VALUE,  "", "communication inside the times: `measured`, `modelled` or `none`") \
+    X(calibrate_over_tok, REAL, VALUE, "", "time of a calibration over that of an exact pass of one token") \
+    X(verify_over_tok, REAL, VALUE, "", "time of a verification over that of one decode step of the base") \
+    X(exchange_us, REAL, VALUE,  "us", "a group's broadcast and gather, and the wait for them, on rank 0; as taken where modelled") \
+    X(draft_ms_measured, REAL, VALUE, "ms", "an iteration's drafting as it was timed, where the other columns are modelled")
 
 #define RS_TRACES_COLUMNS(X) \
     X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `speculate`") \

@@ -51,6 +51,10 @@ typedef struct {
     void (*gemm_nn)(const simd_gemm *g);
     /* For few rows: reads b once, along its rows, as it is stored. */
     void (*gemm_nt)(const simd_gemm *g);
+    /* A weight w [n, k] (bf16 or f32) for gemm_nn, by panels of 2 lanes columns: dst [ceil(n / (2 lanes))][k][2 lanes]
+     * = w^T; of columns past n the first up to a multiple of lanes are 0, the rest anything. NULL where gemm_nn is slower
+     * than the library. */
+    void (*pack)(float *dst, const void *w, bool is_bf16, int64_t ldw, int64_t n, int64_t k);
 
     /* dst [cols, rows] = src [rows, cols]. */
     void (*transpose)(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t cols);
@@ -60,17 +64,22 @@ typedef struct {
     void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back; dst may be src */
     void (*scale)(float *x, float by, int64_t n);
     float (*sum_squares)(const float *x, int64_t n);
+    void (*add)(float *to, const float *x, int64_t n);
+    void (*multiply)(float *out, const float *x, float by, const float *weight, int64_t n); /* x by weight; out may be x */
+    /* x [2 half] = (a cos - b sin, b cos + a sin) of the pairs (a, b) of old: interleaved, or its two halves. */
+    void (*rotate)(float *x, const float *old, const float *cosine, const float *sine, int64_t half, bool interleaved);
     void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n); /* out may be gate */
 
     /* out = e^x within 2 ulp; results below the smallest normal number are 0. out may be x. */
     void (*exp)(float *out, const float *x, int64_t n);
     /* One row of a running softmax: s = exp(by * s - max'), max and sum brought up to date; gives the factor that
-     * everything summed before must take. Values whose `keep` is 0 count as -inf (keep NULL: all count). n is a
-     * multiple of `lanes`; keep's words are 0 or ~0. */
-    float (*softmax_row)(float *s, const uint32_t *keep, int64_t n, float by, float *max, float *sum);
+     * everything summed before must take. Values whose bit in `keep` is 0 count as -inf (keep NULL: all count); value i's
+     * is bit i % 64 of word i / 64. n is a multiple of `lanes`. */
+    float (*softmax_row)(float *s, const uint64_t *keep, int64_t n, float by, float *max, float *sum);
 } simd_ops;
 
 extern const simd_ops simd_portable, simd_avx2, simd_avx512;
 extern const simd_pairs simd_avx512bf16;
+void simd_pack_avx512(float *dst, const void *w, bool is_bf16, int64_t ldw, int64_t n, int64_t k); /* simd_avx512's pack */
 
 #endif

@@ -35,6 +35,7 @@ Test(trace_join, a_replayed_kernel_belongs_to_the_step_that_recorded_its_node)
     trace_add_node(&l, 100, 1);
     trace_add_node(&l, 101, 2);
     trace_add_node(&l, 102, 2);
+    trace_add_node(&l, 200, 0); /* copies are told of as new nodes too */
     trace_add_clone(&l, 200, 100);
     trace_add_clone(&l, 201, 101);
     trace_add_clone(&l, 202, 102);

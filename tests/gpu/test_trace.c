@@ -37,13 +37,13 @@ typedef struct {
     int seq;
 } world;
 
-static void open_world(world *w, const char *name, const char *text, int tp)
+static void open_world(world *w, const char *name, const char *text, int tp, ranks_kind ranks)
 {
     const char *home = getenv("TPLABENCH_HOME");
     char path[512];
     variant v;
     tpl_err e = {0};
-    team_options o = {.tp = tp, .backend = "cuda"};
+    team_options o = {.tp = tp, .ranks = ranks, .backend = "cuda"};
     session_options so = {.max_seqs = 1, .max_tok = 400, .max_rows = PROMPT, .max_logits = 1};
     snprintf(path, sizeof path, "%s/models/%s", home && *home ? home : SOURCE_ROOT, name);
     cr_assert(lab_open(path, &(lab_calibration){0}, &w->l, &e) == TPL_OK, "%s: %s", e.where, e.what);
@@ -106,7 +106,7 @@ static void show_records(const world *w, const gpu_trace *t)
     int64_t n, recorded = 0;
     const gpu_slice *s = gpu_trace_slices(t, &n);
     for (int i = 0; i < team_plan(w->run.team, 0)->list[PHASE_DECODE].n; i++)
-        recorded += gpu_trace_recorded(t, card_mark(0, PHASE_DECODE, i));
+        recorded += gpu_trace_recorded(t, card_mark(0, 0, PHASE_DECODE, i));
     fprintf(stderr, "nodes recorded for steps of rank 0: %lld\n", (long long)recorded);
     for (int64_t i = 0; i < n && i < 400; i += i < 20 ? 1 : 19)
         fprintf(stderr, "%lld %s %.40s pass %d mark %llx correlation %u node %llu queue %u card %d\n", (long long)i,
@@ -114,11 +114,20 @@ static void show_records(const world *w, const gpu_trace *t)
                 (unsigned long long)s[i].node, s[i].queue, s[i].card);
 }
 
-static void trace_decode(const char *name, const char *text, int tp)
+/* Collectives on every rank: their spans go by the step, whatever kernels do them. */
+static int64_t n_comm_spans(const spans *sp, int rank)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < spans_count(sp, rank); i++)
+        n += spans_at(sp, rank, i)->step->is_comm;
+    return n;
+}
+
+static void trace_decode(const char *name, const char *text, int tp, ranks_kind ranks)
 {
     world w;
     card_trace_check check;
-    open_world(&w, name, text, tp);
+    open_world(&w, name, text, tp, ranks);
     prefill(&w);
     decode(&w);
     gpu_trace *t = begin();
@@ -149,6 +158,8 @@ static void trace_decode(const char *name, const char *text, int tp)
     cr_expect_eq(p.n_passes, PASSES);
     cr_expect(p.idle_ns < p.pass_ns);
     expect_order(sp, tp);
+    for (int r = 0; r < tp && ranks == RANKS_NCCL; r++)
+        cr_expect_geq(n_comm_spans(sp, r), PASSES, "rank %d shows no collectives", r);
     for (int i = 0; i < PASSES; i++)
         cr_expect(p.n_kernels >= PASSES && steps_unseen(&w, sp, 0, PHASE_DECODE, i) < team_plan(w.run.team, 0)->list[PHASE_DECODE].n / 2,
                   "pass %d", i);
@@ -162,14 +173,22 @@ static void trace_decode(const char *name, const char *text, int tp)
 Test(gpu_trace, replays_show_every_step_of_one_rank)
 {
     need_card();
-    trace_decode("worldlet-mla", "mla", 1);
+    trace_decode("worldlet-mla", "mla", 1, RANKS_LOCAL);
 }
 
 Test(gpu_trace, replays_show_every_rank_on_one_card)
 {
     need_card();
-    trace_decode("worldlet-mla", "tpla:g=2", 2);
-    trace_decode("worldlet-gqa", "gqa", 2);
+    trace_decode("worldlet-mla", "tpla:g=2:u=id", 2, RANKS_LOCAL);
+    trace_decode("worldlet-gqa", "gqa", 2, RANKS_LOCAL);
+}
+
+Test(gpu_trace, ranks_with_a_card_each)
+{
+    if (gpu_count() < 2)
+        cr_skip_test("%d CUDA cards are here, two are needed", gpu_count());
+    trace_decode("worldlet-mla", "mla", 2, RANKS_NCCL);
+    trace_decode("worldlet-mla", "mla-dcp", 2, RANKS_NCCL);
 }
 
 /* A prefill is launched directly: external ids, not nodes, say what belongs to what. */
@@ -179,7 +198,7 @@ Test(gpu_trace, direct_launches_are_joined_by_external_ids)
     card_trace_check check;
     tpl_err e = {0};
     need_card();
-    open_world(&w, "worldlet-mla", "mla", 1);
+    open_world(&w, "worldlet-mla", "mla", 1, RANKS_LOCAL);
     gpu_trace *t = begin();
     gpu_trace_pass(0);
     prefill(&w);
@@ -202,6 +221,6 @@ Test(gpu_trace, direct_launches_are_joined_by_external_ids)
 Test(gpu_trace, a_second_trace_begins_where_the_first_ended)
 {
     need_card();
-    trace_decode("worldlet-mla", "mla", 1);
-    trace_decode("worldlet-mla", "mla-dcp", 2);
+    trace_decode("worldlet-mla", "mla", 1, RANKS_LOCAL);
+    trace_decode("worldlet-mla", "mla-dcp", 2, RANKS_LOCAL);
 }
