@@ -1,7 +1,10 @@
 #include "bench/trace_table.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
+
+#include "base/arena.h"
 
 /* All layers' spans of one step, or of one kind of work of no step. */
 typedef struct {
@@ -16,6 +19,7 @@ enum { MAX_TOTALS = 256 };
 typedef struct {
     total items[MAX_TOTALS];
     int n;
+    arena mem; /* names of runs of steps */
 } totals;
 
 static total *total_of(totals *t, const char *name)
@@ -32,7 +36,7 @@ static total *total_of(totals *t, const char *name)
 static void add_cost(const trace_table *t, const plan *p, const plan_step *s, total *x)
 {
     step_cost c = plan_step_cost(p, s, &t->shape, t->types);
-    x->op = spans_kind_name(spans_kind_of(s));
+    x->op = x->op ? x->op : spans_kind_name(spans_kind_of(s));
     if (!s->active)
         return;
     x->cost.bytes_read += c.bytes_read;
@@ -44,18 +48,36 @@ static void add_cost(const trace_table *t, const plan *p, const plan_step *s, to
                                 bound_rate_type(s->call.kind, t->compute), t->sharers);
 }
 
+/* names [n]: what the steps of a list are counted under: their name, or of those that were done at once all names. */
+static void name_steps(const trace_table *t, int rank, const plan_list *l, arena *mem, const char **names)
+{
+    for (int i = 0; i < l->n; i++)
+        names[i] = l->steps[i].name;
+    for (int64_t k = 0; k < spans_count(t->s, rank); k++) {
+        const span *x = spans_at(t->s, rank, k);
+        ptrdiff_t i = x->outside ? -1 : x->step - l->steps;
+        if (i < 0 || i + x->n_steps > l->n || x->n_steps < 2 || names[i] == names[i + 1])
+            continue;
+        const char *all = names[i];
+        for (int m = 1; m < x->n_steps; m++)
+            all = arena_printf(mem, "%s + %s", all, l->steps[i + m].name);
+        for (int m = 0; m < x->n_steps; m++)
+            names[i + m] = all;
+    }
+}
+
 /* Steps in the order of the list, then what belongs to none. */
 static void sum_rank(const trace_table *t, int rank, totals *out)
 {
     const plan *p = t->plans[rank];
-    *out = (totals){0};
-    for (int i = 0; i < p->list[t->phase].n; i++) {
-        const plan_step *s = &p->list[t->phase].steps[i];
-        add_cost(t, p, s, total_of(out, s->name));
-    }
+    const plan_list *l = &p->list[t->phase];
+    const char **names = arena_alloc(&out->mem, sizeof *names * (size_t)l->n);
+    name_steps(t, rank, l, &out->mem, names);
+    for (int i = 0; i < l->n; i++)
+        add_cost(t, p, &l->steps[i], total_of(out, names[i]));
     for (int64_t i = 0; i < spans_count(t->s, rank); i++) {
         const span *x = spans_at(t->s, rank, i);
-        total *to = total_of(out, x->step->name);
+        total *to = total_of(out, x->outside ? x->step->name : names[x->step - l->steps]);
         to->n++;
         to->ns += x->end_ns - x->begin_ns;
     }
@@ -150,25 +172,33 @@ static tpl_code write_pass(const writer *w, const totals *all, tpl_err *e)
     return end_row(w, &r, e);
 }
 
-static tpl_code write_rank(writer *w, tpl_err *e)
+static tpl_code write_totals(const writer *w, const totals *all, tpl_err *e)
 {
     rs_row r;
-    totals all;
-    w->time = spans_passes(w->t->s, w->rank);
-    if (w->time.n_passes == 0)
-        return TPL_OK;
-    sum_rank(w->t, w->rank, &all);
-    TPL_TRY(write_pass(w, &all, e));
+    TPL_TRY(write_pass(w, all, e));
     begin_row(w, "(no kernel)", &r);
     set_time(w, &r, w->time.n_idle, w->time.idle_ns, w->time.n_passes);
     TPL_TRY(end_row(w, &r, e));
     begin_row(w, "(between passes)", &r);
     set_time(w, &r, w->time.n_passes - 1, w->time.between_ns, w->time.n_passes - 1);
     TPL_TRY(end_row(w, &r, e));
-    for (int i = 0; i < all.n; i++)
-        if (all.items[i].n > 0)
-            TPL_TRY(write_total(w, &all.items[i], e));
+    for (int i = 0; i < all->n; i++)
+        if (all->items[i].n > 0)
+            TPL_TRY(write_total(w, &all->items[i], e));
     return TPL_OK;
+}
+
+static tpl_code write_rank(writer *w, tpl_err *e)
+{
+    totals all = {0};
+    w->time = spans_passes(w->t->s, w->rank);
+    if (w->time.n_passes == 0)
+        return TPL_OK;
+    arena_init(&all.mem);
+    sum_rank(w->t, w->rank, &all);
+    tpl_code rc = write_totals(w, &all, e);
+    arena_fini(&all.mem);
+    return rc;
 }
 
 tpl_code trace_table_write(const trace_table *t, void (*config)(void *user, rs_row *r), void *user, run_dir *rd,

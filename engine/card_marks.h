@@ -15,6 +15,17 @@ static inline uint64_t card_mark(uint8_t tag, int rank, plan_phase phase, int in
     return (uint64_t)1 << 48 | (uint64_t)tag << 56 | (uint64_t)phase << 40 | (uint64_t)rank << 24 | (uint64_t)index;
 }
 
+/* The same of the n steps from there on, at most 8, that one launch does. */
+static inline uint64_t card_mark_run(uint64_t mark, int n)
+{
+    return mark | (uint64_t)(n - 1) << 49;
+}
+
+static inline int card_mark_steps(uint64_t mark)
+{
+    return (int)(mark >> 49 & 7) + 1;
+}
+
 static inline int card_mark_index(uint64_t mark)
 {
     return (int)(mark & 0xffffff);

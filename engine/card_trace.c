@@ -45,6 +45,7 @@ static span span_of(session *s, const gpu_slice *x, int rank)
     span p = {.begin_ns = x->begin_ns,
               .end_ns = x->end_ns,
               .pass = x->pass,
+              .n_steps = x->mark ? card_mark_steps(x->mark) : 1,
               .name = x->name,
               .kind = gpu_did_name(x->kind),
               .queue = x->queue,
@@ -88,7 +89,9 @@ static void compare_all(session *s, like *l)
     for (int r = 0; r < s->n_ranks; r++) {
         const plan_list *list = &team_plan(s->t, r)->list[s->phase];
         for (int i = 0; i < list->n; i++)
-            compare(l, card_mark(s->trace_tag, r, s->phase, i), list->steps[i].name, list->steps[i].layer);
+            for (int n = 1; n <= KERNEL_MAX_JOIN; n++)
+                compare(l, card_mark_run(card_mark(s->trace_tag, r, s->phase, i), n), list->steps[i].name,
+                        list->steps[i].layer);
     }
     compare(l, card_mark(s->trace_tag, 0, s->phase, CARD_MARK_BEST), best_step.name, -1);
 }

@@ -48,6 +48,7 @@ typedef struct {
     gpu_event *ready;
     cuda_clock *clock; /* NULL: blocks are not timed */
     batch_view *batches; /* [n_ranks] the batch as each rank's card sees it */
+    int32_t *next; /* [n_ranks] the step that a rank's walk comes to: one launch may do several */
     walk_record records[MAX_GRAPHS];
     int n_records;
     uint64_t n_passes;
@@ -223,6 +224,7 @@ static tpl_code open_session(session *s, tpl_err *e)
     x->queues = tpl_calloc(n, sizeof(gpu_queue *));
     x->done = tpl_calloc(n, sizeof(gpu_event *));
     x->batches = tpl_calloc(n, sizeof *x->batches);
+    x->next = tpl_calloc(n, sizeof *x->next);
     for (int i = 0; i < c->n_places; i++)
         TPL_TRY(gpu_alloc(c->places[i].card, &x->card_blocks[i], x->at.end, "batch contents", e));
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_block, x->at.end, "batch contents", e));
@@ -274,6 +276,7 @@ static void close_session(session *s)
     free(x->card_blocks);
     free(x->turned);
     free(x->batches);
+    free(x->next);
     free(x->queues);
     free(x->done);
     free(x);
@@ -438,6 +441,8 @@ static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
     cuda_session *x = state_of(s);
     const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
     int first = rank, n = 1;
+    if (!x->clock)
+        return TPL_OK;
     if (step->is_comm && !s->silent && team_opts(s->t)->ranks != RANKS_SOLO) {
         first = team_of(s)->comm ? 0 : step->group.first;
         n = team_of(s)->comm ? s->n_ranks : step->group.size;
@@ -447,22 +452,34 @@ static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
-/* Step `index` on one rank. A collective is enqueued by its group's first rank: what the others do before it was
- * enqueued in the rounds before. */
-static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
+/* Enqueues step `index`, and those after it that the same launch does; how many comes back in *done. */
+static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err *e)
 {
     session_rank *r = &s->ranks[rank];
-    const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
-    if (!step->active)
-        return TPL_OK;
-    if (team_of(s)->n_places > 1)
-        TPL_TRY(gpu_use(place_of(s, rank)->card, e));
-    if (state_of(s)->clock)
-        TPL_TRY(stamp(s, rank, index, e));
-    gpu_trace_mark(card_mark(s->trace_tag, rank, s->phase, index));
+    const plan_list *l = &team_plan(s->t, rank)->list[s->phase];
+    op_call calls[KERNEL_MAX_JOIN];
+    int n = 0;
+    for (; n < KERNEL_MAX_JOIN && index + n < l->n; n++) {
+        const plan_step *step = &l->steps[index + n];
+        if (!step->active || step->is_comm)
+            break;
+        calls[n] = step_bind(step, &r->env);
+    }
+    const kernel_join *join = kernel_find_join("cuda", calls, n, done);
+    for (int i = 0; i < *done; i++)
+        TPL_TRY(stamp(s, rank, index + i, e));
+    gpu_trace_mark(card_mark_run(card_mark(s->trace_tag, rank, s->phase, index), *done));
+    return join ? kernel_run_join(join, &r->ctx, calls, *done, e) : kernel_run("cuda", &r->ctx, &calls[0], e);
+}
+
+/* A collective, or a step that is observed. */
+static tpl_code run_alone(session *s, int rank, const plan_step *step, int index, tpl_err *e)
+{
+    session_rank *r = &s->ranks[rank];
+    op_call call = {0};
+    TPL_TRY(stamp(s, rank, index, e));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
-    op_call call = {0};
     if (step->is_comm) {
         TPL_TRY(run_comm(s, rank, step, index, e));
     } else {
@@ -471,6 +488,26 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     }
     if (s->observer.end)
         s->observer.end(s->observer.user, rank, step, step->is_comm ? NULL : &call, exec_written(step, &r->env));
+    return TPL_OK;
+}
+
+/* Step `index` on one rank, unless a launch did it already. A collective is enqueued by its group's first rank: what the
+ * others do before it was enqueued in the rounds before. */
+static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
+{
+    int32_t *next = &state_of(s)->next[rank];
+    const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
+    int done = 1;
+    if (index < *next || !step->active)
+        return TPL_OK;
+    if (team_of(s)->n_places > 1)
+        TPL_TRY(gpu_use(place_of(s, rank)->card, e));
+    gpu_trace_mark(card_mark(s->trace_tag, rank, s->phase, index));
+    if (step->is_comm || s->observer.begin || s->observer.end)
+        TPL_TRY(run_alone(s, rank, step, index, e));
+    else
+        TPL_TRY(run_kernels(s, rank, index, &done, e));
+    *next = index + done;
     return TPL_OK;
 }
 
@@ -503,6 +540,7 @@ static tpl_code find_best(session *s, tpl_err *e)
 static tpl_code walk(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
+    memset(x->next, 0, (size_t)s->n_ranks * sizeof *x->next);
     if (x->clock)
         cuda_clock_begin(x->clock);
     TPL_TRY(gpu_event_record(x->ready, x->queues[0], e));

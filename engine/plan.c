@@ -315,6 +315,8 @@ static void fill_lists(builder *b)
             plan_fill_fuzzy(b, tp, rank);
         else if (phase == PHASE_DECODE || (phase == PHASE_PREFILL && !elsewhere))
             fill_list(b);
+        if (!fuzzy)
+            plan_order(&p->list[phase]);
     }
     p->tp = tp;
     p->rank = rank;

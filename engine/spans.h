@@ -13,6 +13,7 @@ typedef struct {
     const plan_step *step; /* borrows from the team's plan */
     int64_t begin_ns, end_ns;
     int32_t pass; /* which forward pass since spans_clear() */
+    int32_t n_steps; /* steps from `step` on that were done at once; 0 is 1 */
     bool outside; /* no step of the list, but what a pass needs besides: contents, best tokens, the launch of a replay */
     /* Of a card's record; NULL, NULL, 0 of a host's step. */
     const char *name, *kind; /* of the kernel, lent by the trace; "kernel", "copy", "fill", "replay" */

@@ -4,6 +4,8 @@
 
 const kernel_row table_cuda_rows[] = {{0}};
 const int table_n_cuda = 0;
+const kernel_join table_cuda_joins[] = {{0}};
+const int table_n_cuda_joins = 0;
 
 tpl_code card_fill_random(gpu_queue *q, const card_random *r, tpl_err *e)
 {

@@ -64,6 +64,30 @@ tpl_code kernel_run(const char *backend, kernel_ctx *ctx, const op_call *call, t
     return tpl_fail(e, TPL_E_UNSUPPORTED, op_name(call->kind), "backend %s has no kernel for %s", backend, shape);
 }
 
+const kernel_join *kernel_find_join(const char *backend, const op_call *calls, int n, int *taken)
+{
+    const kernel_join *best = NULL;
+    *taken = 1;
+    for (int i = 0; i < table_n_cuda_joins && n > 1; i++) {
+        const kernel_join *j = &table_cuda_joins[i];
+        if (strcmp(j->backend, backend) != 0 || (j->available && !j->available()))
+            continue;
+        int takes = j->takes(calls, n);
+        if (takes > *taken) {
+            *taken = takes;
+            best = j;
+        }
+    }
+    return best;
+}
+
+tpl_code kernel_run_join(const kernel_join *j, kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e)
+{
+    for (int i = 0; i < n; i++)
+        shapes_check(&calls[i]);
+    return j->run(ctx, calls, n, e);
+}
+
 size_t kernel_scratch_bytes(const char *backend, const op_call *call)
 {
     const kernel_row *row = kernel_find(backend, call);

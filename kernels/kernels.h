@@ -44,6 +44,23 @@ int kernel_rows(op_kind op, const kernel_row *const **rows);
 tpl_code kernel_run(const char *backend, kernel_ctx *ctx, const op_call *call, tpl_err *e);
 size_t kernel_scratch_bytes(const char *backend, const op_call *call);
 
+/* ---- runs of calls as one launch ---- */
+
+/* What `n` calls leave when they run one after another, in one launch, up to rounding: all that they write is written.
+ * Callers that look at the calls in between run them one by one. */
+typedef struct {
+    const char *backend, *name;
+    bool (*available)(void);
+    int (*takes)(const op_call *calls, int n); /* how many of the first n, at least 2; 0: none */
+    tpl_code (*run)(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+} kernel_join;
+
+enum { KERNEL_MAX_JOIN = 6 };
+
+/* The join of a backend that takes the most of calls[0..n), and how many; NULL: calls[0] stands alone. */
+const kernel_join *kernel_find_join(const char *backend, const op_call *calls, int n, int *taken);
+tpl_code kernel_run_join(const kernel_join *j, kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
 /* Compares oneDNN's matrix products (f32, bf16) against a small product of our own, once a process.
  * Old BLAS builds give wrong results on new processors; better to stop than to print wrong numbers. TPL_E_DEVICE. */
 tpl_code kernel_check_library(tpl_err *e);

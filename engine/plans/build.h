@@ -84,6 +84,9 @@ void plan_attn_tpla(builder *b);
 /* The list of builder.phase on rank `rank` of `tp`, of a plan with groups. */
 void plan_fill_fuzzy(builder *b, int tp, int rank);
 
+/* Moves products that read the same columns together. */
+void plan_order(plan_list *l);
+
 /* Sets the streams' widths and slots of a variant. */
 void plan_streams_gqa(plan *p);
 void plan_streams_mla(plan *p);

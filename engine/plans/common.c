@@ -111,14 +111,15 @@ void plan_logits(builder *b)
     plan *p = b->p;
     const model_config *c = &p->cfg;
     int parts = c->vocab % p->tp ? 1 : p->tp, v = c->vocab / parts;
-    int hx = need_buf(b, "logit_x", c->dim), logits = need_buf(b, "logits", c->vocab);
+    int hx = need_buf(b, "logit_x", c->dim), xn = need_buf(b, "logit_xn", c->dim),
+        logits = need_buf(b, "logits", c->vocab);
     int part = parts > 1 ? need_buf(b, "logits_part", v) : logits;
-    p->bufs[hx].logit_rows = p->bufs[logits].logit_rows = p->bufs[part].logit_rows = true;
+    p->bufs[hx].logit_rows = p->bufs[xn].logit_rows = p->bufs[logits].logit_rows = p->bufs[part].logit_rows = true;
     p->bufs[logits].f32 = p->bufs[part].f32 = true;
     p->logits_buf = logits;
     add_binary(b, OP_GATHER_ROWS, "logits.gather_rows", whole(b, need_buf(b, "x", c->dim)), no_ref, whole(b, hx));
-    add_rmsnorm(b, "logits.norm", whole(b, hx), need_weight(b, W_FINAL_NORM, 0, 1, 0, c->dim), whole(b, hx), 1);
-    add_matmul(b, "logits.lm_head", whole(b, hx), need_weight(b, W_LM_HEAD, parts > 1 ? p->rank * v : 0, v, 0, c->dim),
+    add_rmsnorm(b, "logits.norm", whole(b, hx), need_weight(b, W_FINAL_NORM, 0, 1, 0, c->dim), whole(b, xn), 1);
+    add_matmul(b, "logits.lm_head", whole(b, xn), need_weight(b, W_LM_HEAD, parts > 1 ? p->rank * v : 0, v, 0, c->dim),
                whole(b, part));
     if (parts > 1)
         add_comm(b, "logits.all_gather", COMM_ALL_GATHER, all_ranks(p), whole(b, part), whole(b, logits));
@@ -134,9 +135,9 @@ plan_ref plan_mla_query(builder *b, int head0, int n_heads)
         plan_ref qa = whole(b, need_buf(b, "q_a", c->q_lora_rank));
         plan_step *a = add_matmul(b, "attn.q_a", in, need_weight(b, W_Q_A, 0, c->q_lora_rank, 0, c->dim), qa);
         set_bias(b, a, c->qkv_bias, W_Q_A_BIAS, 0, c->q_lora_rank);
-        add_rmsnorm(b, "attn.q_a_norm", qa, need_weight(b, W_Q_A_NORM, 0, 1, 0, c->q_lora_rank), qa, 1)
+        in = whole(b, need_buf(b, "q_a_normed", c->q_lora_rank));
+        add_rmsnorm(b, "attn.q_a_norm", qa, need_weight(b, W_Q_A_NORM, 0, 1, 0, c->q_lora_rank), in, 1)
             ->call.rmsnorm.eps = c->latent_eps;
-        in = qa;
     }
     add_matmul(b, "attn.q_b", in, need_weight(b, W_Q_B, head0 * width, n_heads * width, 0, in.cols), whole(b, q));
     add_rope(b, "attn.q_rope", columns(q, c->nope_dim, n_heads * width - c->nope_dim), n_heads, width);

@@ -20,6 +20,9 @@ tpl_code cuda_flash_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e);
 tpl_code cuda_flash_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e);
 tpl_code cuda_flash_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e);
 tpl_code cuda_grouped_experts(kernel_ctx *ctx, const op_call *call, tpl_err *e);
+/* Part of the above for few rows: the chosen experts' weights, streamed. */
+bool cuda_few_has(const op_moe_experts *o);
+tpl_code cuda_few_experts(kernel_ctx *ctx, const op_call *call, tpl_err *e);
 /* Whether a shape was compiled in. Pointers and strides are looked at where data is given. */
 bool cuda_flash_has_latent(const op_attn_latent *o);
 bool cuda_flash_has_gqa(const op_attn_gqa *o);
@@ -55,8 +58,14 @@ typedef struct {
     tpl_dtype in, out;
     bool w_transposed; /* w is [k, n] */
     bool accumulate;
+    const void *bias; /* [n] added, or NULL */
+    tpl_dtype bias_type;
 } cuda_product;
 
+/* Few rows of bf16 in 16-byte pieces go to kernels of our own, all else to cuBLAS. False from the second: no room. */
+bool cuda_skinny_wins(int rows, int64_t k);
+bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w);
+bool cuda_skinny_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out);
 tpl_code cuda_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out, tpl_err *e);
 
 #ifdef __cplusplus

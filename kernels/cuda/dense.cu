@@ -1,5 +1,5 @@
-/* Matrix products through cuBLAS: f32 without TF32, or bf16 with f32 sums. cuBLAS counts columns first, so that a
- * row-major out [rows, n] = x w^T is its [n, rows] = w x^T. */
+/* Matrix products: few rows of bf16 by skinny.cu, all else through cuBLAS: f32 without TF32, or bf16 with f32 sums.
+ * cuBLAS counts columns first, so that a row-major out [rows, n] = x w^T is its [n, rows] = w x^T. */
 #include <cublas_v2.h>
 
 #include "kernels/cuda/cuda.cuh"
@@ -9,10 +9,9 @@ static cudaDataType_t type_of(tpl_dtype t)
     return t == DT_F32 ? CUDA_R_32F : CUDA_R_16BF;
 }
 
-tpl_code cuda_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out, tpl_err *e)
+static tpl_code library_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out,
+                                 tpl_err *e)
 {
-    if (p->rows == 0 || p->n == 0)
-        return TPL_OK;
     float one = 1, old = p->accumulate ? 1 : 0;
     cublasStatus_t rc = cublasGemmStridedBatchedEx(
         (cublasHandle_t)gpu_queue_blas(ctx->queue), p->w_transposed ? CUBLAS_OP_N : CUBLAS_OP_T, CUBLAS_OP_N, (int)p->n,
@@ -32,6 +31,21 @@ template <typename T> static __global__ void bias_kernel(T *out, int64_t stride,
         cu_put(out + blockIdx.x * stride + c, cu_get(out[blockIdx.x * stride + c]) + cu_load(bias, type, c));
 }
 
+tpl_code cuda_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out, tpl_err *e)
+{
+    if (p->rows == 0 || p->n == 0)
+        return TPL_OK;
+    if (cuda_skinny_takes(p, x, w) && cuda_skinny_multiply(ctx, p, x, w, out))
+        return cu_launched("matmul", e);
+    TPL_TRY(library_multiply(ctx, p, x, w, out, e));
+    if (!p->bias)
+        return TPL_OK;
+    dim3 grid((unsigned)p->rows, (unsigned)((p->n + 255) / 256));
+    CU_BY_TYPE(p->out, T,
+               bias_kernel<T><<<grid, 256, 0, cu_stream(ctx)>>>((T *)out, p->ldo, p->bias, p->bias_type, p->n));
+    return cu_launched("matmul", e);
+}
+
 tpl_code cuda_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_matmul *o = &call->matmul;
@@ -48,15 +62,10 @@ tpl_code cuda_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
                       .in = o->x.dtype,
                       .out = o->out.dtype,
                       .w_transposed = false,
-                      .accumulate = o->accumulate};
-    TPL_TRY(cuda_multiply(ctx, &p, o->x.data, o->w.data, o->out.data, e));
-    if (!o->bias.data || o->out.rows == 0)
-        return TPL_OK;
-    dim3 grid((unsigned)p.rows, (unsigned)((p.n + 255) / 256));
-    CU_BY_TYPE(o->out.dtype, T,
-               bias_kernel<T>
-               <<<grid, 256, 0, cu_stream(ctx)>>>((T *)o->out.data, p.ldo, o->bias.data, o->bias.dtype, p.n));
-    return cu_launched("matmul", e);
+                      .accumulate = o->accumulate,
+                      .bias = o->bias.data,
+                      .bias_type = o->bias.dtype};
+    return cuda_multiply(ctx, &p, o->x.data, o->w.data, o->out.data, e);
 }
 
 tpl_code cuda_head_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
@@ -75,6 +84,8 @@ tpl_code cuda_head_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
                       .in = o->x.dtype,
                       .out = o->out.dtype,
                       .w_transposed = !o->transposed,
-                      .accumulate = o->accumulate};
+                      .accumulate = o->accumulate,
+                      .bias = NULL,
+                      .bias_type = DT_NONE};
     return cuda_multiply(ctx, &p, o->x.data, o->w.data, o->out.data, e);
 }

@@ -1,5 +1,7 @@
 /* Mixtures of experts. Routes are found and read on the card: a step's launches do not depend on them. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/launch.cuh"
+
+#include "kernels/cuda/joins.h"
 
 enum { ROUTE_THREADS = 128, WARPS = 8, THREADS = 32 * WARPS };
 
@@ -112,6 +114,7 @@ static __global__ void __launch_bounds__(ROUTE_THREADS) route_kernel(route_args 
     unsigned char *taken = (unsigned char *)(group + a.n_group), *group_taken = taken + a.n;
     int32_t *ids = a.ids + blockIdx.x * a.ids_stride;
     float *weights = a.weights + blockIdx.x * a.weights_stride, sum = 0;
+    cu_begin();
     for (int i = threadIdx.x; i < a.n; i += blockDim.x)
         score[i] = a.logits[(int64_t)blockIdx.x * a.n + i];
     __syncthreads();
@@ -164,7 +167,9 @@ tpl_code cuda_moe_route(kernel_ctx *ctx, const op_call *call, tpl_err *e)
                       .in = o->x.dtype,
                       .out = DT_F32,
                       .w_transposed = false,
-                      .accumulate = false};
+                      .accumulate = false,
+                      .bias = NULL,
+                      .bias_type = DT_NONE};
     route_args a = {(const float *)ctx->scratch,
                     (const float *)o->bias.data,
                     (int32_t *)o->ids.data,
@@ -181,8 +186,10 @@ tpl_code cuda_moe_route(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     size_t space = (size_t)(2 * n + o->n_group) * sizeof(float) + (size_t)(n + o->n_group);
     if (o->x.rows == 0)
         return TPL_OK;
+    if (cuda_route_few(ctx, o))
+        return cu_launched("moe_route", e);
     TPL_TRY(cuda_multiply(ctx, &p, o->x.data, o->w.data, ctx->scratch, e));
-    route_kernel<<<(unsigned)o->x.rows, ROUTE_THREADS, space, cu_stream(ctx)>>>(a);
+    cu_launch(cu_stream(ctx), route_kernel, (unsigned)o->x.rows, ROUTE_THREADS, space, a);
     return cu_launched("moe_route", e);
 }
 
@@ -248,6 +255,7 @@ static __device__ __forceinline__ float warp_dot(const cu_bf16 *a, const cu_bf16
 /* grid (values / WARPS, rows x top_k) */
 template <typename T> static __global__ void __launch_bounds__(THREADS) inner_kernel(expert_args<T> a)
 {
+    cu_begin();
     int f = blockIdx.x * WARPS + threadIdx.x / 32;
     int64_t row = blockIdx.y / a.top_k, expert = a.ids[row * a.ids_stride + blockIdx.y % a.top_k] - a.expert0;
     if (f >= a.ffn || expert < 0 || expert >= a.n_local)
@@ -262,6 +270,7 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) inner_ke
 /* grid (columns / WARPS, rows) */
 template <typename T> static __global__ void __launch_bounds__(THREADS) outer_kernel(expert_args<T> a)
 {
+    cu_begin();
     int c = blockIdx.x * WARPS + threadIdx.x / 32;
     int64_t row = blockIdx.y;
     if (c >= a.dim)
@@ -317,8 +326,8 @@ template <typename T> static tpl_code run_experts(kernel_ctx *ctx, const op_moe_
         outer((unsigned)(a.dim + WARPS - 1) / WARPS, rows);
     if (rows == 0)
         return TPL_OK;
-    inner_kernel<T><<<inner, THREADS, 0, cu_stream(ctx)>>>(a);
-    outer_kernel<T><<<outer, THREADS, 0, cu_stream(ctx)>>>(a);
+    cu_launch(cu_stream(ctx), inner_kernel<T>, inner, THREADS, 0, a);
+    cu_launch(cu_stream(ctx), outer_kernel<T>, outer, THREADS, 0, a);
     return cu_launched("moe_experts", e);
 }
 

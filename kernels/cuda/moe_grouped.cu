@@ -255,7 +255,7 @@ tpl_code cuda_grouped_experts(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     int top_k = (int)o->ids.cols, routes = (int)o->x.rows * top_k, n = o->n_local;
     const int32_t *ids = (const int32_t *)o->ids.data;
     if (routes <= 8 * top_k) /* so few rows share hardly a weight */
-        return cuda_moe_experts(ctx, call, e);
+        return cuda_few_has(o) ? cuda_few_experts(ctx, call, e) : cuda_moe_experts(ctx, call, e);
     group_args g = {};
     lay(o, ctx->scratch, &g.s);
     sort_kernel<<<1, SORT_THREADS, 0, cu_stream(ctx)>>>(ids, o->ids.stride, top_k, routes, o->expert0, n, g.s);

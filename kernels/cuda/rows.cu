@@ -1,5 +1,5 @@
 /* Operations on rows of activations: bandwidth only, one pass where the arithmetic allows it. Sums are f32. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/launch.cuh"
 
 enum { THREADS = 256 };
 
@@ -27,6 +27,7 @@ template <typename T>
 static __global__ void embed_kernel(const void *table, int type, int64_t stride, int64_t vocab, const int32_t *token,
                                     cu_mat<T> out, int64_t width)
 {
+    cu_begin();
     int64_t row = min((int64_t)max(token[blockIdx.x], 0), vocab - 1), c = (int64_t)blockIdx.y * THREADS + threadIdx.x;
     if (c < width)
         cu_put(out.data + blockIdx.x * out.stride + c, cu_load(table, type, row * stride + c));
@@ -39,15 +40,15 @@ tpl_code cuda_embed(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->out.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->out.dtype, T,
-               embed_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(
-                   o->table.data, o->table.dtype, o->table.stride, o->table.rows, o->batch->row_token, view<T>(&o->out),
-                   o->out.cols));
+               cu_launch(cu_stream(ctx), embed_kernel<T>, grid, THREADS, 0, o->table.data, o->table.dtype,
+                         o->table.stride, o->table.rows, o->batch->row_token, view<T>(&o->out), o->out.cols));
     return cu_launched("embed", e);
 }
 
 template <typename X, typename T>
 static __global__ void gather_kernel(cu_mat<X> x, const int32_t *index, cu_mat<T> out, int64_t width)
 {
+    cu_begin();
     int64_t c = (int64_t)blockIdx.y * THREADS + threadIdx.x;
     if (c < width)
         cu_put(out.data + blockIdx.x * out.stride + c, cu_get(x.data[index[blockIdx.x] * x.stride + c]));
@@ -61,8 +62,8 @@ tpl_code cuda_gather_rows(kernel_ctx *ctx, const op_call *call, tpl_err *e)
         return TPL_OK;
     CU_BY_TYPE(o->x.dtype, X,
                CU_BY_TYPE(o->out.dtype, T,
-                          gather_kernel<X, T><<<grid, THREADS, 0, cu_stream(ctx)>>>(
-                              view<X>(&o->x), o->index, view<T>(&o->out), o->out.cols)));
+                          cu_launch(cu_stream(ctx), gather_kernel<X, T>, grid, THREADS, 0, view<X>(&o->x), o->index,
+                                    view<T>(&o->out), o->out.cols)));
     return cu_launched("gather_rows", e);
 }
 
@@ -72,6 +73,7 @@ template <typename T>
 static __global__ void rmsnorm_kernel(cu_mat<T> x, cu_mat<T> out, const void *weight, int weight_type, int64_t width,
                                       float eps)
 {
+    cu_begin();
     __shared__ float space[THREADS / 32];
     const T *from = x.data + blockIdx.x * x.stride + blockIdx.y * width;
     T *to = out.data + blockIdx.x * out.stride + blockIdx.y * width;
@@ -83,8 +85,9 @@ static __global__ void rmsnorm_kernel(cu_mat<T> x, cu_mat<T> out, const void *we
         cu_put(to + c, cu_get(from[c]) * by * (weight ? cu_load(weight, weight_type, c) : 1.f));
 }
 
-/* The same for bf16 rows of whole 16-byte pieces, read once and held in registers: decode has a row or two, and one block
- * must bring all of it in at once. Before: 25 us for a cold row of 7168 on an H100; the weight is read beside the row. */
+/* The same for bf16 rows of whole 16-byte pieces, read once and held in registers: decode has a row or two, and one
+ * block must bring all of it in at once. Before: 25 us for a cold row of 7168 on an H100; the weight is read beside the
+ * row. */
 enum { WIDE_THREADS = 1024, WIDE_PIECES = 2, WIDE_MOST = WIDE_THREADS * WIDE_PIECES * 8 };
 
 static __device__ __forceinline__ void widen(const uint4 &v, float f[8])
@@ -109,18 +112,25 @@ static __device__ __forceinline__ uint4 narrow(const float f[8])
 }
 
 static __global__ void __launch_bounds__(WIDE_THREADS)
-    rmsnorm_wide_kernel(const cu_bf16 *x, int64_t x_stride, cu_bf16 *out, int64_t out_stride, const cu_bf16 *weight, int width, float eps)
+    rmsnorm_wide_kernel(const cu_bf16 *x, int64_t x_stride, cu_bf16 *out, int64_t out_stride, const cu_bf16 *weight,
+                        int width, float eps)
 {
     __shared__ float space[WIDE_THREADS / 32];
     const uint4 *from = (const uint4 *)(x + blockIdx.x * x_stride + blockIdx.y * width);
     uint4 *to = (uint4 *)(out + blockIdx.x * out_stride + blockIdx.y * width), v[WIDE_PIECES], w[WIDE_PIECES];
     int n = width / 8;
     float f[8], g[8], sum = 0;
+    cu_let_next();
+#pragma unroll
+    for (int i = 0; i < WIDE_PIECES; i++) {
+        int at = threadIdx.x + i * blockDim.x;
+        w[i] = at < n && weight ? ((const uint4 *)weight)[at] : make_uint4(0, 0, 0, 0);
+    }
+    cu_wait_before();
 #pragma unroll
     for (int i = 0; i < WIDE_PIECES; i++) {
         int at = threadIdx.x + i * blockDim.x;
         v[i] = at < n ? from[at] : make_uint4(0, 0, 0, 0);
-        w[i] = at < n && weight ? ((const uint4 *)weight)[at] : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int i = 0; i < WIDE_PIECES; i++) {
@@ -145,7 +155,8 @@ static bool is_wide(const op_rmsnorm *o, int64_t width)
 {
     uintptr_t at = (uintptr_t)o->x.data | (uintptr_t)o->out.data | (uintptr_t)o->weight.data;
     int64_t steps = o->x.stride | o->out.stride | width;
-    return o->x.dtype == DT_BF16 && at % 16 == 0 && steps % 8 == 0 && width <= WIDE_MOST && (!o->weight.data || o->weight.dtype == DT_BF16);
+    return o->x.dtype == DT_BF16 && at % 16 == 0 && steps % 8 == 0 && width <= WIDE_MOST &&
+           (!o->weight.data || o->weight.dtype == DT_BF16);
 }
 
 static unsigned wide_threads(int64_t width)
@@ -168,14 +179,14 @@ tpl_code cuda_rmsnorm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->x.rows == 0)
         return TPL_OK;
     if (is_wide(o, width)) {
-        rmsnorm_wide_kernel<<<grid, wide_threads(width), 0, cu_stream(ctx)>>>((const cu_bf16 *)o->x.data, o->x.stride,
-                                                                              (cu_bf16 *)o->out.data, o->out.stride,
-                                                                              (const cu_bf16 *)o->weight.data, (int)width, o->eps);
+        cu_launch(cu_stream(ctx), rmsnorm_wide_kernel, grid, wide_threads(width), 0, (const cu_bf16 *)o->x.data,
+                  o->x.stride, (cu_bf16 *)o->out.data, o->out.stride, (const cu_bf16 *)o->weight.data, (int)width,
+                  o->eps);
         return cu_launched("rmsnorm", e);
     }
     CU_BY_TYPE(o->x.dtype, T,
-               rmsnorm_kernel<T><<<grid, threads_for(width), 0, cu_stream(ctx)>>>(
-                   view<T>(&o->x), view<T>(&o->out), o->weight.data, o->weight.dtype, width, o->eps));
+               cu_launch(cu_stream(ctx), rmsnorm_kernel<T>, grid, threads_for(width), 0, view<T>(&o->x),
+                         view<T>(&o->out), o->weight.data, o->weight.dtype, width, o->eps));
     return cu_launched("rmsnorm", e);
 }
 
@@ -183,6 +194,7 @@ template <typename T>
 static __global__ void sliced_norm_kernel(cu_mat<T> x, cu_mat<T> out, const float *alpha, int64_t width, float rank,
                                           float eps)
 {
+    cu_begin();
     __shared__ float space[THREADS / 32];
     const T *from = x.data + blockIdx.x * x.stride + blockIdx.y * width;
     T *to = out.data + blockIdx.x * out.stride + blockIdx.y * width;
@@ -202,8 +214,8 @@ tpl_code cuda_sliced_norm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->x.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->x.dtype, T,
-               sliced_norm_kernel<T><<<grid, threads_for(width), 0, cu_stream(ctx)>>>(
-                   view<T>(&o->x), view<T>(&o->out), o->alpha, width, (float)o->kv_lora_rank, o->eps));
+               cu_launch(cu_stream(ctx), sliced_norm_kernel<T>, grid, threads_for(width), 0, view<T>(&o->x),
+                         view<T>(&o->out), o->alpha, width, (float)o->kv_lora_rank, o->eps));
     return cu_launched("sliced_norm", e);
 }
 
@@ -216,6 +228,7 @@ template <typename T>
 static __global__ void rope_kernel(cu_mat<T> x, int heads, int head_stride, int dim, const float *cosine,
                                    const float *sine, bool interleaved, const int32_t *pos, int group)
 {
+    cu_begin();
     extern __shared__ float old[];
     int half = dim / 2, head0 = blockIdx.y * group, n = min(group, heads - head0) * dim;
     T *row = x.data + blockIdx.x * x.stride + (int64_t)head0 * head_stride;
@@ -241,9 +254,8 @@ tpl_code cuda_rope(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     dim3 grid((unsigned)o->x.rows, (unsigned)((o->heads + group - 1) / group));
     size_t space = (size_t)group * (size_t)o->dim * sizeof(float);
     CU_BY_TYPE(o->x.dtype, T,
-               rope_kernel<T>
-               <<<grid, THREADS, space, cu_stream(ctx)>>>(view<T>(&o->x), o->heads, o->head_stride, o->dim, o->cos,
-                                                          o->sin, o->interleaved, o->batch->row_pos, group));
+               cu_launch(cu_stream(ctx), rope_kernel<T>, grid, THREADS, space, view<T>(&o->x), o->heads, o->head_stride,
+                         o->dim, o->cos, o->sin, o->interleaved, o->batch->row_pos, group));
     return cu_launched("rope", e);
 }
 
@@ -253,6 +265,7 @@ template <typename T, typename K>
 static __global__ void append_kernel(cu_mat<T> a, int a_cols, int a_off, cu_mat<T> b, int b_cols, int b_off,
                                      cu_cache kv, cu_batch batch)
 {
+    cu_begin();
     int row = blockIdx.x, seq = batch.row_seq[row], slot = cu_slot0(batch, seq) + row - batch.seq_row0[seq];
     if (slot % kv.mod != kv.rem)
         return;
@@ -271,9 +284,9 @@ tpl_code cuda_kv_append(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     int b_cols = o->b.data ? (int)o->b.cols : 0;
     CU_BY_TYPE(o->a.dtype, T,
                CU_BY_TYPE(o->kv.dtype, K,
-                          append_kernel<T, K><<<(unsigned)o->batch->n_rows, THREADS, 0, cu_stream(ctx)>>>(
-                              view<T>(&o->a), (int)o->a.cols, o->a_off, view<T>(&o->b), b_cols, o->b_off,
-                              cu_cache_of(&o->kv), cu_batch_of(o->batch))));
+                          cu_launch(cu_stream(ctx), append_kernel<T, K>, (unsigned)o->batch->n_rows, THREADS, 0,
+                                    view<T>(&o->a), (int)o->a.cols, o->a_off, view<T>(&o->b), b_cols, o->b_off,
+                                    cu_cache_of(&o->kv), cu_batch_of(o->batch))));
     return cu_launched("kv_append", e);
 }
 
@@ -281,6 +294,7 @@ tpl_code cuda_kv_append(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 
 template <typename T> static __global__ void silu_mul_kernel(cu_mat<T> gate, cu_mat<T> up, cu_mat<T> out, int64_t width)
 {
+    cu_begin();
     int64_t c = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, r = blockIdx.x;
     if (c >= width)
         return;
@@ -295,13 +309,14 @@ tpl_code cuda_silu_mul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->out.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->out.dtype, T,
-               silu_mul_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(view<T>(&o->gate), view<T>(&o->up),
-                                                                        view<T>(&o->out), o->out.cols));
+               cu_launch(cu_stream(ctx), silu_mul_kernel<T>, grid, THREADS, 0, view<T>(&o->gate), view<T>(&o->up),
+                         view<T>(&o->out), o->out.cols));
     return cu_launched("silu_mul", e);
 }
 
 template <typename T> static __global__ void add_kernel(cu_mat<T> x, cu_mat<T> out, int64_t width)
 {
+    cu_begin();
     int64_t c = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, r = blockIdx.x;
     if (c < width)
         cu_put(out.data + r * out.stride + c, cu_get(out.data[r * out.stride + c]) + cu_get(x.data[r * x.stride + c]));
@@ -313,14 +328,16 @@ tpl_code cuda_add(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     dim3 grid((unsigned)o->out.rows, blocks_of(o->out.cols));
     if (o->out.rows == 0)
         return TPL_OK;
-    CU_BY_TYPE(o->out.dtype, T,
-               add_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(view<T>(&o->x), view<T>(&o->out), o->out.cols));
+    CU_BY_TYPE(
+        o->out.dtype, T,
+        cu_launch(cu_stream(ctx), add_kernel<T>, grid, THREADS, 0, view<T>(&o->x), view<T>(&o->out), o->out.cols));
     return cu_launched("add", e);
 }
 
 template <typename T>
 static __global__ void copy_heads_kernel(cu_mat<T> x, int x_step, cu_mat<T> out, int out_step, int heads, int cols)
 {
+    cu_begin();
     int i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= heads * cols)
         return;
@@ -335,8 +352,8 @@ tpl_code cuda_copy_heads(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->out.rows == 0 || o->cols == 0)
         return TPL_OK;
     CU_BY_TYPE(o->x.dtype, T,
-               copy_heads_kernel<T><<<grid, THREADS, 0, cu_stream(ctx)>>>(
-                   view<T>(&o->x), o->x_head_stride, view<T>(&o->out), o->out_head_stride, o->heads, o->cols));
+               cu_launch(cu_stream(ctx), copy_heads_kernel<T>, grid, THREADS, 0, view<T>(&o->x), o->x_head_stride,
+                         view<T>(&o->out), o->out_head_stride, o->heads, o->cols));
     return cu_launched("copy_heads", e);
 }
 
@@ -345,6 +362,7 @@ tpl_code cuda_copy_heads(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 template <typename T>
 static __global__ void lse_merge_kernel(cu_mat<T> o, cu_mat<float> lse, int heads, int lat, int parts, int part)
 {
+    cu_begin();
     const float *all = lse.data + blockIdx.x * lse.stride + blockIdx.y;
     T *to = o.data + blockIdx.x * o.stride + (int64_t)blockIdx.y * lat;
     float own = all[(int64_t)part * heads], top = -INFINITY, sum = 0;
@@ -364,7 +382,7 @@ tpl_code cuda_lse_merge(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->o.rows == 0)
         return TPL_OK;
     CU_BY_TYPE(o->o.dtype, T,
-               lse_merge_kernel<T><<<grid, threads_for(o->lat), 0, cu_stream(ctx)>>>(
-                   view<T>(&o->o), view<float>(&o->lse), o->heads, o->lat, o->parts, o->part));
+               cu_launch(cu_stream(ctx), lse_merge_kernel<T>, grid, threads_for(o->lat), 0, view<T>(&o->o),
+                         view<float>(&o->lse), o->heads, o->lat, o->parts, o->part));
     return cu_launched("lse_merge", e);
 }

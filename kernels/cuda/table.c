@@ -4,6 +4,7 @@
 
 #include "device/gpu.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/joins.h"
 #include "kernels/parts.h"
 
 enum { F32 = 1 << DT_F32, WIDE_BF16 = 1 << DT_BF16, WIDE_F16 = 1 << DT_F16 };
@@ -171,3 +172,11 @@ const kernel_row table_cuda_rows[] = {OP_LIST(ROW) ROW_2(OP_ATTN_LATENT, cuda_sc
                                               ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha) ROW_2(
                                                   OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)};
 const int table_n_cuda = sizeof table_cuda_rows / sizeof *table_cuda_rows;
+
+const kernel_join table_cuda_joins[] = {
+    {"cuda", "products", has_card, cuda_join_products_takes, cuda_join_products},
+    {"cuda", "experts", has_card, cuda_join_experts_takes, cuda_join_experts},
+    {"cuda", "route", has_card, cuda_join_route_takes, cuda_join_route},
+    {"cuda", "rows", has_card, cuda_join_rows_takes, cuda_join_rows},
+};
+const int table_n_cuda_joins = sizeof table_cuda_joins / sizeof *table_cuda_joins;

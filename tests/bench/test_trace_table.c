@@ -117,6 +117,34 @@ Test(trace_table, totals_are_sums_over_layers_and_means_over_passes)
     remove_folder(folder);
 }
 
+/* One launch for the norm and the step after it: the pair has one row, with the costs of both. */
+Test(trace_table, steps_done_at_once_are_one_row)
+{
+    char folder[] = "/tmp/tracesXXXXXX", pair[128];
+    plan *p = decode_plan();
+    const plan_list *l = &p->list[PHASE_DECODE];
+    spans *s = spans_create(1, l->n);
+    run_dir *rd;
+    for (int i = 0; i < l->n; i++) {
+        bool norm = strcmp(l->steps[i].name, "attn.norm") == 0;
+        spans_add(s, 0, (span){.step = &l->steps[i], .begin_ns = i * STEP_NS, .end_ns = (i + 1) * STEP_NS, .n_steps = 1 + norm, .name = "k", .kind = "kernel"});
+        i += norm;
+    }
+    trace_table t = table_of(s, (const plan *const[]){p});
+    csv_table *csv = written(&t, folder, &rd);
+    step_cost one = plan_step_cost(p, &l->steps[1], &t.shape, t.types), two = plan_step_cost(p, &l->steps[2], &t.shape, t.types);
+    snprintf(pair, sizeof pair, "attn.norm + %s", l->steps[2].name);
+    cr_expect_float_eq(number(csv, pair, "calls"), p->cfg.n_layers, 1e-9);
+    cr_expect_float_eq(number(csv, pair, "flops"), p->cfg.n_layers * (one.flops + two.flops), 1e-6);
+    cr_expect(isnan(number(csv, "attn.norm", "calls")));
+    cr_expect(isnan(number(csv, l->steps[2].name, "calls")));
+    csv_table_destroy(csv);
+    rd_close(rd);
+    spans_destroy(s);
+    plan_destroy(p);
+    remove_folder(folder);
+}
+
 Test(trace_table, what_was_lost_makes_the_pass_incomplete)
 {
     char folder[] = "/tmp/tracesXXXXXX";

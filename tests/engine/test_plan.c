@@ -474,3 +474,32 @@ Test(plan, attention_only_leaves_out_the_feed_forward)
     plan_destroy(whole);
     plan_destroy(part);
 }
+
+static int place_of(const plan *p, int layer, const char *name)
+{
+    const plan_list *l = &p->list[PHASE_DECODE];
+    for (int i = 0; i < l->n; i++)
+        if (l->steps[i].layer == layer && strcmp(l->steps[i].name, name) == 0)
+            return i;
+    cr_assert_fail("no step %s in layer %d", name, layer);
+    return -1;
+}
+
+/* Products of the same input stand together, and no further than what they write allows. */
+Test(plan, products_of_one_input_stand_together)
+{
+    model_config v3, lite;
+    read_shape(&models[0], &v3);
+    read_shape(&models[2], &lite);
+    plan *a = make_plan(&v3, "tpla:g=2:u=pca:slice=both:pd=on:proj=rs+agq", 2, 0), *b = make_plan(&lite, "mla", 1, 0);
+    int first = place_of(a, 5, "attn.q_a");
+    cr_expect_eq(place_of(a, 5, "attn.kv_a"), first + 1);
+    cr_expect_eq(place_of(a, 5, "attn.k_pe"), first + 2);
+    cr_expect_eq(place_of(a, 5, "attn.norm"), first - 1);
+    cr_expect_lt(place_of(a, 5, "attn.kv_a"), place_of(a, 5, "attn.kv_norm"));
+    cr_expect_eq(place_of(b, 3, "attn.kv_a"), place_of(b, 3, "attn.q_b") + 1);
+    cr_expect_eq(place_of(b, 3, "moe.shared_up"), place_of(b, 3, "moe.shared_gate") + 1);
+    cr_expect_gt(place_of(b, 3, "moe.shared_down"), place_of(b, 3, "moe.experts"), "it adds to what experts leave");
+    plan_destroy(a);
+    plan_destroy(b);
+}

@@ -217,10 +217,11 @@ static void compare_out(slab *s, const mat *m, slab_tolerance t, const char *wha
     }
 }
 
-static void compare(slab *s, const slab_case *c, const char *what, const char *name)
+static void compare(slab *s, const slab_case *cases, int n, const char *what, const char *name)
 {
-    for (int i = 0; i < SLAB_MAX_OUT && c->out[i].data; i++)
-        compare_out(s, &c->out[i], c->tol[i], what, name);
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < SLAB_MAX_OUT && cases[k].out[i].data; i++)
+            compare_out(s, &cases[k].out[i], cases[k].tol[i], what, name);
     for (size_t i = 0; i < s->used; i++)
         cr_assert(s->got[i] == s->host[i], "%s: %s changed byte %zu, which is no output", what, name, i);
 }
@@ -235,12 +236,44 @@ int slab_check(slab *s, const slab_case *c, const char *what)
         if (strcmp(rows[i]->backend, "cuda") != 0 || !rows[i]->supports(&c->call))
             continue;
         run_card(s, rows[i], c, what);
-        compare(s, c, what, rows[i]->name);
+        compare(s, c, 1, what, rows[i]->name);
         n_run++;
     }
     memcpy(s->host, s->before, s->used);
     cr_assert(n_run > 0, "%s: no row of backend cuda takes it", what);
     return n_run;
+}
+
+void slab_check_join(slab *s, const slab_case *cases, int n, const char *what)
+{
+    tpl_err e = {0};
+    card_call card[SLAB_MAX_CALLS];
+    op_call calls[SLAB_MAX_CALLS];
+    int taken;
+    memcpy(s->before, s->host, s->used);
+    for (int i = 0; i < n; i++) {
+        run_ref(&cases[i], what);
+        make_card_call(s, &cases[i].call, &card[i]);
+        calls[i] = card[i].call;
+    }
+    const kernel_join *join = kernel_find_join("cuda", calls, n, &taken);
+    cr_assert(join && taken == n, "%s: %d of %d calls are one launch", what, taken, n);
+    cr_assert(gpu_copy_now(s->queue, s->card_mem.data, s->before, s->used, &e) == TPL_OK, "%s", e.what);
+    dev_buf scratch;
+    size_t bytes = kernel_scratch_bytes("cuda", &calls[0]) + SCRATCH_GUARD;
+    cr_assert(gpu_alloc(s->card, &scratch, bytes, "scratch", &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_assert(gpu_fill(s->queue, scratch.data, 0xff, scratch.bytes, &e) == TPL_OK, "%s", e.what);
+    kernel_ctx ctx = {
+        .compute = cases[0].compute, .scratch = scratch.data, .scratch_bytes = bytes, .queue = s->queue};
+    tpl_code rc = kernel_run_join(join, &ctx, calls, n, &e);
+    cr_assert(rc == TPL_OK, "%s: %s: %s: %s", what, join->name, e.where, e.what);
+    rc = gpu_copy_now(s->queue, s->got, s->card_mem.data, s->used, &e);
+    cr_assert(rc == TPL_OK, "%s: %s: %s: %s", what, join->name, e.where, e.what);
+    compare(s, cases, n, what, join->name);
+    gpu_free(s->card, &scratch);
+    for (int i = 0; i < n; i++)
+        free(card[i].experts);
+    memcpy(s->host, s->before, s->used);
 }
 
 void slab_best(slab *s, const mat *logits, int32_t *out)

@@ -41,6 +41,11 @@ typedef struct {
 /* Runs every row of backend "cuda" that takes the call against "ref"; returns how many rows there were. */
 int slab_check(slab *s, const slab_case *c, const char *what);
 
+enum { SLAB_MAX_CALLS = KERNEL_MAX_JOIN };
+
+/* The one launch that does all n calls, against "ref" doing them one after another; outs as they are at the end. */
+void slab_check_join(slab *s, const slab_case *cases, int n, const char *what);
+
 /* card_best() of rows that lie in the slab without gaps. */
 void slab_best(slab *s, const mat *logits, int32_t *out);
 

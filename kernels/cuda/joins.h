@@ -1,0 +1,36 @@
+/* joins.h - runs of calls that one launch does, of the CUDA rows.
+ * For:    table.c, which lists them.
+ * Enter:  kernels/cuda only.
+ * Owns:   nothing.
+ * Fails:  as the rows do. takes: how many of the first n calls, 0: none. */
+#ifndef TPL_KERNELS_CUDA_JOINS_H
+#define TPL_KERNELS_CUDA_JOINS_H
+
+#include "kernels/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* [norm,] up to four products of its result [, silu_mul of two]; or one product and the add of its result. */
+int cuda_join_products_takes(const op_call *calls, int n);
+tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+/* Ropes, norms and a kv_append that follow each other. */
+int cuda_join_rows_takes(const op_call *calls, int n);
+tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+/* A norm and the routing of its result; and the routing alone: false where it does not take the shape. */
+int cuda_join_route_takes(const op_call *calls, int n);
+tpl_code cuda_join_route(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+bool cuda_route_few(kernel_ctx *ctx, const op_moe_route *o);
+
+/* Few rows' routed experts, then the SwiGLU of the experts that all rows go to, added up [, and the residual add]. */
+int cuda_join_experts_takes(const op_call *calls, int n);
+tpl_code cuda_join_experts(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

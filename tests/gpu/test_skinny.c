@@ -1,0 +1,158 @@
+/* Products of few rows and experts of few rows on a card, in the shapes that their own kernels take. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "tests/gpu/slab.h"
+
+enum { SLAB_BYTES = 96 << 20, MAX_EXPERTS = 64 };
+
+static slab *open_slab(void)
+{
+    slab *s = slab_create(SLAB_BYTES);
+    if (!s)
+        cr_skip_test("no CUDA card is here");
+    return s;
+}
+
+/* As in test_rows.c: f32 sums of n values, and one bf16 step of the result. */
+static slab_tolerance tol(tpl_dtype out, double n_summed)
+{
+    return (slab_tolerance){n_summed * 0x1p-22, out == DT_BF16 ? 0x1p-7 : 2e-6};
+}
+
+/* Rows around what few is; n and k that end inside a tile, a chunk, a warp's share, a cluster's. */
+static const int row_counts[] = {1, 2, 3, 4, 5, 9, 17};
+static const int products[][2] = {{8, 8},     {37, 72},   {100, 520},   {24, 64},   {576, 2048},
+                                  {64, 7168}, {17, 4104}, {1000, 1408}, {2200, 264}};
+
+Test(skinny, products)
+{
+    slab *s = open_slab();
+    char what[96];
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++)
+        for (int j = 0; j < 7 * 4; j++) {
+            int rows = row_counts[j / 4], n = products[i][0], k = products[i][1], kind = j % 4;
+            rng r = rng_make(i, (uint64_t)j);
+            tpl_dtype out = kind == 3 ? DT_F32 : DT_BF16;
+            slab_reset(s);
+            slab_case c = {.call = {.kind = OP_MATMUL}, .compute = DT_BF16};
+            op_matmul *o = &c.call.matmul;
+            *o = (op_matmul){.x = slab_mat(s, &r, rows, k, 8, DT_BF16, 1),
+                             .w = slab_mat(s, &r, n, k, 16, DT_BF16, 1),
+                             .accumulate = kind == 1};
+            o->out = slab_mat(s, &r, rows, n, 3, out, kind == 1 ? 1 : 0);
+            if (kind == 2)
+                o->bias = slab_mat(s, &r, 1, n, 0, DT_BF16, 1);
+            c.out[0] = o->out;
+            c.tol[0] = tol(out, k);
+            if (kind == 2) /* of many rows the product is stored before the bias is added */
+                c.tol[0].abs += 0x1p-8 * sqrt((double)k);
+            snprintf(what, sizeof what, "skinny %d rows [%d, %d] kind %d", rows, n, k, kind);
+            slab_check(s, &c, what);
+        }
+    slab_destroy(s);
+}
+
+/* rows, heads, rows and columns of a head's weights */
+static const int heads_of[][4] = {{1, 16, 128, 512}, {1, 3, 40, 72},  {2, 5, 128, 256}, {3, 4, 128, 512},
+                                  {8, 2, 200, 64},   {9, 2, 64, 128}, {16, 3, 128, 512}};
+
+Test(skinny, heads)
+{
+    slab *s = open_slab();
+    char what[96];
+    for (size_t i = 0; i < sizeof heads_of / sizeof *heads_of; i++)
+        for (int k = 0; k < 4; k++) {
+            rng r = rng_make(i, 40 + (uint64_t)k);
+            int rows = heads_of[i][0], heads = heads_of[i][1], a = heads_of[i][2], b = heads_of[i][3];
+            bool turned = k % 2;
+            int in = turned ? b : a, n = turned ? a : b;
+            slab_reset(s);
+            mat w = slab_mat(s, &r, (int64_t)heads * (a + 2), b, 8, DT_BF16, 1);
+            slab_case c = {.call = {.kind = OP_HEAD_MATMUL}, .compute = DT_BF16};
+            op_head_matmul *o = &c.call.head_matmul;
+            *o = (op_head_matmul){.w = {.data = w.data,
+                                        .dtype = DT_BF16,
+                                        .heads = heads,
+                                        .rows = a,
+                                        .cols = b,
+                                        .row_stride = w.stride,
+                                        .head_stride = (a + 2) * w.stride},
+                                  .x = slab_mat(s, &r, rows, heads * (in + 64), 8, DT_BF16, 1),
+                                  .x_head_stride = in + 64,
+                                  .out_head_stride = n + 1,
+                                  .transposed = turned,
+                                  .accumulate = k >= 2};
+            o->out = slab_mat(s, &r, rows, heads * (n + 1), 5, DT_BF16, 1);
+            c.out[0] = o->out;
+            c.tol[0] = tol(DT_BF16, in);
+            snprintf(what, sizeof what, "skinny heads %d of %d x [%d, %d] kind %d", rows, heads, a, b, k);
+            slab_check(s, &c, what);
+        }
+    slab_destroy(s);
+}
+
+static const struct {
+    int rows, dim, ffn, n, top_k, expert0, n_local;
+    bool accumulate;
+} experts[] = {{1, 512, 192, 16, 6, 0, 16, false},  {1, 64, 1408, 64, 8, 0, 64, true}, {2, 192, 64, 8, 3, 2, 4, false},
+               {8, 320, 128, 32, 6, 16, 16, false}, {2, 2048, 64, 4, 1, 0, 4, false},  {1, 64, 704, 8, 8, 7, 1, true}};
+
+static void make_experts(slab *s, rng *r, int n, int rows, int cols, mat *to)
+{
+    mat all = slab_mat(s, r, (int64_t)n * rows, cols, 8, DT_BF16, 1 / sqrt((double)cols));
+    for (int i = 0; i < n; i++) {
+        to[i] = all;
+        to[i].rows = rows;
+        to[i].data = (char *)all.data + (size_t)i * (size_t)rows * (size_t)all.stride * dtype_bytes(DT_BF16);
+    }
+}
+
+/* top_k different experts a row: those from a random one on. */
+static void random_ids(rng *r, const mat *ids, int n)
+{
+    for (int64_t i = 0; i < ids->rows; i++) {
+        int32_t first = (int32_t)rng_below(r, (uint64_t)n);
+        for (int64_t k = 0; k < ids->cols; k++)
+            ((int32_t *)ids->data)[i * ids->stride + k] = (int32_t)((first + 3 * k) % n);
+    }
+}
+
+Test(skinny, experts)
+{
+    slab *s = open_slab();
+    char what[96];
+    static mat gate[MAX_EXPERTS], up[MAX_EXPERTS], down[MAX_EXPERTS];
+    for (size_t i = 0; i < sizeof experts / sizeof *experts; i++) {
+        rng r = rng_make(i, 50);
+        int rows = experts[i].rows, dim = experts[i].dim, ffn = experts[i].ffn, n = experts[i].n_local;
+        slab_reset(s);
+        slab_case c = {.call = {.kind = OP_MOE_EXPERTS}, .compute = DT_BF16};
+        op_moe_experts *o = &c.call.moe_experts;
+        make_experts(s, &r, n, ffn, dim, gate);
+        make_experts(s, &r, n, ffn, dim, up);
+        make_experts(s, &r, n, dim, ffn, down);
+        *o = (op_moe_experts){.x = slab_mat(s, &r, rows, dim, 8, DT_BF16, 1),
+                              .ids = slab_mat(s, &r, rows, experts[i].top_k, 1, DT_I32, 0),
+                              .weights = slab_mat(s, &r, rows, experts[i].top_k, 2, DT_F32, 1),
+                              .gate = gate,
+                              .up = up,
+                              .down = down,
+                              .expert0 = experts[i].expert0,
+                              .n_local = n,
+                              .n_experts = experts[i].n,
+                              .ffn = ffn,
+                              .weight_dtype = DT_BF16,
+                              .accumulate = experts[i].accumulate};
+        random_ids(&r, &o->ids, experts[i].n);
+        o->out = slab_mat(s, &r, rows, dim, 3, DT_BF16, o->accumulate ? 1 : 0);
+        c.out[0] = o->out;
+        c.tol[0] = tol(DT_BF16, dim);
+        c.tol[0].abs += 0x1p-8; /* inner values may round the other way */
+        snprintf(what, sizeof what, "skinny experts %d rows, %d of %d", rows, experts[i].top_k, experts[i].n);
+        int n_run = slab_check(s, &c, what);
+        cr_expect(n_run == 2, "%s: %d rows of the table ran", what, n_run);
+    }
+    slab_destroy(s);
+}
