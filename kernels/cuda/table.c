@@ -135,6 +135,19 @@ static bool supports_matrix_units(const op_call *call)
     }
 }
 
+/* The third rung: warpgroups of compute capability 9.0. */
+static bool has_wide(void)
+{
+    return has_card() && cuda_wide_is_here();
+}
+
+static bool supports_wide(const op_call *call)
+{
+    call_parts p = call_split(call);
+    return supports(call) && act_of(call, &p) == DT_BF16 && (!p.kv || p.kv->dtype == DT_BF16) &&
+           cuda_wide_has_latent(&call->attn_latent);
+}
+
 static size_t scratch_bytes(const op_call *call)
 {
     switch (call->kind) {
@@ -166,8 +179,23 @@ static size_t scratch_bytes(const op_call *call)
      .scratch_bytes = scratch_,                                                                                        \
      .run = run_},
 
-const kernel_row table_cuda_rows[] = {OP_LIST(ROW) ROW_2(OP_ATTN_LATENT, cuda_scratch_flash_latent, cuda_flash_latent)
-                                          ROW_2(OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_flash_gqa)
-                                              ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha) ROW_2(
-                                                  OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)};
+#define ROW_3(kind, scratch_, run_)                                                                                    \
+    {.op = kind,                                                                                                       \
+     .backend = "cuda",                                                                                                \
+     .name = "cuda_wgmma",                                                                                             \
+     .available = has_wide,                                                                                            \
+     .supports = supports_wide,                                                                                        \
+     .scratch_bytes = scratch_,                                                                                        \
+     .run = run_},
+
+/* clang-format off */
+const kernel_row table_cuda_rows[] = {
+    OP_LIST(ROW)
+    ROW_2(OP_ATTN_LATENT, cuda_scratch_flash_latent, cuda_flash_latent)
+    ROW_2(OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_flash_gqa)
+    ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha)
+    ROW_2(OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)
+    ROW_3(OP_ATTN_LATENT, cuda_scratch_wide_latent, cuda_wide_latent)
+};
+/* clang-format on */
 const int table_n_cuda = sizeof table_cuda_rows / sizeof *table_cuda_rows;

@@ -97,9 +97,11 @@ static void say(char what[160], const char *op, const world_spec *w, tpl_dtype a
 static const struct {
     int heads, lat, rope;
     bool units; /* an instance on matrix units is expected */
-} latents[] = {{3, 20, 6, false},   {8, 64, 16, true}, {5, 512, 64, true}, {33, 256, 64, true},
-               {16, 128, 64, true}, {8, 32, 16, true}, {4, 16, 16, true}};
+} latents[] = {{3, 20, 6, false},   {8, 64, 16, true},  {5, 512, 64, true},  {33, 256, 64, true}, {16, 128, 64, true},
+               {8, 32, 16, true},   {4, 16, 16, true},  {64, 512, 64, true}, {128, 512, 64, true}, {64, 256, 64, true},
+               {128, 256, 64, true}};
 
+/* Widths that warpgroups take run on one row of the table more where the card has them. */
 static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
 {
     rng r = rng_make(11, (uint64_t)i);
@@ -126,9 +128,8 @@ static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, 
     c.tol[0] = tol(act);
     c.tol[1] = (slab_tolerance){2e-5, 2e-5};
     say(what, "latent", spec, act, cache, heads, lat);
-    int n = slab_check(s, &c, what);
-    cr_expect(n == 1 + (latents[i].units && act == DT_BF16 && cache == DT_BF16), "%s: %d rows of the table ran", what,
-              n);
+    int n = slab_check(s, &c, what), units = latents[i].units && act == DT_BF16 && cache == DT_BF16;
+    cr_expect(n >= 1 + units && n <= 1 + units * (lat < 100 ? 1 : 2), "%s: %d rows of the table ran", what, n);
     world_destroy(p.w);
 }
 

@@ -1,0 +1,281 @@
+/* wide.cuh - latent decode attention on warpgroups: what its two kernels share. The third warpgroup of a block brings
+ * queries and tiles of cached tokens in, the first two multiply.
+ * For:    wide_latent.cu.
+ * Enter:  kernels/cuda only.
+ * Owns:   nothing.
+ * Fails:  never.
+ *
+ * Shared memory: queries [BLOCKS][MT][64], STAGES tiles [BLOCKS][TN][64] (wgmma.cuh says how blocks lie), what the kernel
+ * adds, barriers. Values are the first blocks of keys. Tokens past the end are zero: 0 x NaN would not be. */
+#ifndef TPL_KERNELS_CUDA_WIDE_CUH
+#define TPL_KERNELS_CUDA_WIDE_CUH
+
+#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wide_work.cuh"
+
+template <int LAT_, int ROPE_, int MT_, int STAGES_, int EXTRA_> struct wide_shape {
+    enum {
+        LAT = LAT_,
+        BLOCKS = (LAT_ + ROPE_) / 64,
+        LAT_BLOCKS = LAT_ / 64,
+        MT = MT_,
+        TN = 64,
+        STAGES = STAGES_,
+        QUERY_BLOCK = MT_ * 128, /* bytes of 64 columns */
+        TILE_BLOCK = TN * 128,
+        STAGE = BLOCKS * TILE_BLOCK,
+        QUERIES = BLOCKS * QUERY_BLOCK,
+        EXTRA = EXTRA_,
+        SHARED_BYTES = QUERIES + STAGES * STAGE + EXTRA_ + 16 * (STAGES_ + 1),
+        THREADS = 384
+    };
+    static_assert(ROPE_ == 64 && LAT_ % 64 == 0 && EXTRA_ % 16 == 0, "rows are whole blocks");
+};
+
+typedef struct {
+    uint64_t *queries, *free_queries, *tile, *free_tile; /* the last two: one a stage */
+} wide_barriers;
+
+template <typename S> static __device__ __forceinline__ wide_barriers barriers_of(char *space)
+{
+    uint64_t *at = (uint64_t *)(space + S::QUERIES + S::STAGES * S::STAGE + S::EXTRA);
+    return {at, at + 1, at + 2, at + 2 + S::STAGES};
+}
+
+/* By one thread; `readers`: warps that read each tile. */
+template <typename S> static __device__ __forceinline__ void barriers_open(wide_barriers b, int readers)
+{
+    barrier_init(b.queries, 128);
+    barrier_init(b.free_queries, 8);
+    for (int i = 0; i < S::STAGES; i++) {
+        barrier_init(b.tile + i, 128);
+        barrier_init(b.free_tile + i, readers);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* ---- bringing in: lane l of a warp brings chunk l % 8 of a row and block; four rows at a time ---- */
+
+template <typename S>
+static __device__ __forceinline__ void bring_queries(const flash_args &a, const wide_piece &p, int m0, int n, char *to)
+{
+    int warp = threadIdx.x / 32 % 4, row = threadIdx.x % 32 / 8, c = threadIdx.x % 8;
+#pragma unroll 1
+    for (int r = warp * 4 + row; r < n; r += 16) {
+        int m = m0 + r;
+        bool there = m < p.n_vectors;
+        int64_t q_row = p.row0 + (there ? m / a.group : 0), head = there ? m % a.group : 0;
+        const cu_bf16 *lat = a.q + q_row * a.q_stride + head * a.q_step + c * 8;
+        const cu_bf16 *rope = a.q2 + q_row * a.q2_stride + head * a.q2_step + c * 8;
+        char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; b++)
+            copy_chunk((uint4 *)(at + b * S::QUERY_BLOCK), b < S::LAT_BLOCKS ? lat + b * 64 : rope, there);
+    }
+}
+
+/* Where a thread's four rows of a tile lie in the cache; NULL past the end. */
+template <typename S>
+static __device__ __forceinline__ void find_tile(const flash_args &a, const wide_piece &p, int tile,
+                                                 const cu_bf16 *from[4])
+{
+    int warp = threadIdx.x / 32 % 4, row = threadIdx.x % 32 / 8, c = threadIdx.x % 8;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        int t = tile * S::TN + k * 16 + warp * 4 + row;
+        from[k] = t < p.n_tok ? (const cu_bf16 *)a.kv.pages + cu_cached_row(a.kv, p.seq, t) + c * 8 : NULL;
+    }
+}
+
+template <typename S>
+static __device__ __forceinline__ void bring_tile(const flash_args &a, const cu_bf16 *const from[4], char *to)
+{
+    int warp = threadIdx.x / 32 % 4, row = threadIdx.x % 32 / 8, c = threadIdx.x % 8;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        int r = k * 16 + warp * 4 + row;
+        bool there = from[k] != NULL;
+        const cu_bf16 *lat = there ? from[k] + a.k_off : (const cu_bf16 *)a.kv.pages;
+        const cu_bf16 *rope = there ? from[k] + a.k2_off : (const cu_bf16 *)a.kv.pages;
+        char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; b++)
+            copy_chunk((uint4 *)(at + b * S::TILE_BLOCK), b < S::LAT_BLOCKS ? lat + b * 64 : rope, there);
+    }
+}
+
+/* The third warpgroup; `mt`: vectors of the block. */
+template <typename S>
+static __device__ __forceinline__ void bring(const flash_args &a, int n_seqs, int mt, char *space, wide_barriers bar)
+{
+    wide_run run = run_open(a, n_seqs, S::TN);
+    wide_piece p;
+    unsigned n_pieces = 0, n_tiles = 0;
+    int m0 = blockIdx.x * mt;
+    const cu_bf16 *from[4];
+    while (run_next(a, &run, &p)) {
+        if (m0 >= p.n_vectors)
+            continue;
+        find_tile<S>(a, p, p.tile0, from);
+        barrier_wait(bar.free_queries, ~n_pieces++ & 1);
+        bring_queries<S>(a, p, m0, mt, space);
+        barrier_arrive_after_copies(bar.queries);
+        for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
+            unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
+            barrier_wait(bar.free_tile + stage, ~turn & 1);
+            bring_tile<S>(a, from, space + S::QUERIES + stage * S::STAGE);
+            barrier_arrive_after_copies(bar.tile + stage);
+            if (tile + 1 < p.tile1)
+                find_tile<S>(a, p, tile + 1, from);
+        }
+    }
+    copies_wait<0>();
+}
+
+/* ---- what multiplying warps do ---- */
+
+/* The running softmax of the two query vectors whose values a thread holds: rows lane / 4 and lane / 4 + 8 of its warp's
+ * 16. Scores are kept unscaled: top too; sums are of this thread's columns. */
+typedef struct {
+    float top[2], sum[2], keep[2];
+    cu_sight sight[2];
+    int64_t row[2];
+    int head[2];
+    bool there[2];
+} wide_rows;
+
+static __device__ __forceinline__ wide_rows wide_rows_of(const flash_args &a, const wide_piece &p, int m0)
+{
+    wide_rows w;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int m = m0 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4 + 8 * i;
+        w.there[i] = m < p.n_vectors;
+        w.top[i] = -INFINITY;
+        w.sum[i] = 0;
+        w.row[i] = p.row0 + (w.there[i] ? m / a.group : 0);
+        w.head[i] = w.there[i] ? m % a.group : 0;
+        w.sight[i] = cu_sight_of(a.batch, p.seq, (int)w.row[i], a.window);
+    }
+    return w;
+}
+
+/* v [64, 64] of a warpgroup = Q K^T. */
+template <typename S>
+static __device__ __forceinline__ void wide_scores(uint64_t q, uint64_t k, float (&v)[8][4])
+{
+    wide_begin();
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; b++)
+#pragma unroll
+        for (int step = 0; step < 4; step++)
+            wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::TILE_BLOCK + step * 32),
+                         b + step > 0);
+    wide_commit();
+}
+
+/* Scores that no query may use become -inf. */
+static __device__ __forceinline__ void wide_mask(const flash_args &a, const wide_piece &p, int t0, int tile_tok,
+                                                 const wide_rows &w, float (&v)[8][4])
+{
+    int last = t0 + tile_tok - 1;
+    if (last < p.n_tok && last * a.kv.mod + a.kv.rem < p.clear_slots)
+        return;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int t = t0 + n * 8 + threadIdx.x % 4 * 2 + i % 2;
+            bool seen = t < p.n_tok && w.there[i / 2] && cu_sees(w.sight[i / 2], t * a.kv.mod + a.kv.rem);
+            v[n][i] = seen ? v[n][i] : -INFINITY;
+        }
+}
+
+/* Probabilities in place of scores; `keep`: by what earlier sums shrink. */
+static __device__ __forceinline__ void wide_soften(float scale_log2, wide_rows *w, float (&v)[8][4])
+{
+    float base[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float top = w->top[i];
+#pragma unroll
+        for (int n = 0; n < 8; n++)
+            top = fmaxf(top, fmaxf(v[n][2 * i], v[n][2 * i + 1]));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        base[i] = top == -INFINITY ? 0.f : top * scale_log2;
+        w->keep[i] = power_of_2(w->top[i] * scale_log2 - base[i]);
+        w->top[i] = top;
+        w->sum[i] *= w->keep[i];
+    }
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            v[n][i] = power_of_2(fmaf(v[n][i], scale_log2, -base[i / 2]));
+            w->sum[i / 2] += v[n][i];
+        }
+}
+
+/* Most tiles raise no vector's top: then nothing is to be done. */
+template <int N> static __device__ __forceinline__ void wide_shrink(const float keep[2], float (&o)[N][4])
+{
+    if (!__any_sync(0xffffffffu, keep[0] != 1.f || keep[1] != 1.f))
+        return;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            o[n][i] *= keep[i / 2];
+}
+
+static __device__ __forceinline__ void wide_pack(const float (&v)[8][4], unsigned (&p)[4][4])
+{
+#pragma unroll
+    for (int s = 0; s < 4; s++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            p[s][i] = pack(v[2 * s + i / 2][i % 2 * 2], v[2 * s + i / 2][i % 2 * 2 + 1]);
+}
+
+static __device__ __forceinline__ void wide_sum_lanes(wide_rows *w)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        w->sum[i] += __shfl_xor_sync(0xffffffffu, w->sum[i], 1);
+        w->sum[i] += __shfl_xor_sync(0xffffffffu, w->sum[i], 2);
+    }
+}
+
+/* Columns [c0, c0 + 8 N) of a warpgroup's 64 vectors, to out or, with part >= 0, to that part (rows from r0). */
+template <int N>
+static __device__ __forceinline__ void wide_store(const flash_args &a, const wide_rows &w, int dv, int c0, int64_t part,
+                                                  int mt, int r0, const float (&o)[N][4])
+{
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (!w.there[i])
+            continue;
+        float scale = w.sum[i] > 0 ? 1 / w.sum[i] : 0.f;
+        float lse = w.sum[i] > 0 ? (w.top[i] * a.scale_log2 + log2f(w.sum[i])) * 0.69314718f : -INFINITY;
+        int64_t at = part * mt + r0 + threadIdx.x / 32 % 4 * 16 + lane / 4 + 8 * i;
+        if (lane % 4 == 0 && c0 == 0) {
+            if (part >= 0)
+                a.part_lse[at] = lse;
+            else if (a.lse)
+                a.lse[w.row[i] * a.lse_stride + w.head[i]] = lse;
+        }
+        float *part_o = a.part_o + at * dv + c0 + lane % 4 * 2;
+        cu_bf16 *out = a.out + w.row[i] * a.out_stride + (int64_t)w.head[i] * dv + c0 + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            if (part >= 0)
+                *(float2 *)(part_o + n * 8) = make_float2(o[n][2 * i] * scale, o[n][2 * i + 1] * scale);
+            else
+                *(unsigned *)(out + n * 8) = pack(o[n][2 * i] * scale, o[n][2 * i + 1] * scale);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,365 @@
+/* attn_latent on warpgroups (wgmma, compute capability 9.0). Two kernels.
+ *
+ * Latents of 512: a warpgroup can hold sums of 64 vectors and 256 columns, so the two share 64 vectors. They take turns in
+ * scores and softmax, tile by tile; probabilities go through shared memory to the other one, then both multiply.
+ * Latents of 256 and 128: a warpgroup holds all columns of 64 vectors and works alone, on vectors of its own where there
+ * are more than 64, else on every second tile of the same vectors, which are joined as parts.
+ *
+ * bytes  2 * (rows * heads * (2 lat + rope) + tokens * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope)
+ * bound  memory up to about 128 vectors a token on a card of 250 FLOPs a byte
+ * check  ref, tolerance "bf16_attn". */
+#include "kernels/cuda/wide.cuh"
+
+/* ---- latents of 512 ---- */
+
+typedef struct {
+    float top[2][64], keep[2][64], sum[2][2][64];
+} shared_notes;
+
+enum { PROBABILITIES = 64 * 64 * 2 };
+
+typedef wide_shape<512, 64, 64, 2, PROBABILITIES + (int)sizeof(shared_notes)> split_512;
+
+typedef struct {
+    char *probabilities;
+    shared_notes *notes;
+} split_space;
+
+/* A tile of one's own: scores, softmax, and the probabilities for the other. */
+template <typename S>
+static __device__ __forceinline__ void split_own(const flash_args &a, const wide_piece &p, int tile, uint64_t q,
+                                                 uint64_t k, split_space s, wide_rows *w, unsigned (&prob)[4][4])
+{
+    float v[8][4];
+    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16;
+    wide_scores<S>(q, k, v);
+    wide_wait<0>();
+    wide_pin(v);
+    wide_mask(a, p, tile * S::TN, S::TN, *w, v);
+    wide_soften(a.scale_log2, w, v);
+    wide_pack(v, prob);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = row + lane % 16, c = 2 * i + lane / 16;
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                         smem_at(s.probabilities + r * 128 + ((c ^ (r & 7)) << 4))),
+                     "r"(prob[i][0]), "r"(prob[i][1]), "r"(prob[i][2]), "r"(prob[i][3])
+                     : "memory");
+    }
+    if (lane % 4 == 0)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            s.notes->top[wg][row + lane / 4 + 8 * i] = w->top[i];
+            s.notes->keep[wg][row + lane / 4 + 8 * i] = w->keep[i];
+        }
+    wide_show();
+    pass(1 + wg, 256);
+}
+
+/* What the other warpgroup has found. */
+static __device__ __forceinline__ void split_hear(split_space s, wide_rows *w)
+{
+    int other = 1 - threadIdx.x / 128, at = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+    meet(1 + other, 256);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        w->top[i] = s.notes->top[other][at + 8 * i];
+        w->keep[i] = s.notes->keep[other][at + 8 * i];
+        w->sum[i] *= w->keep[i];
+    }
+}
+
+/* Both halves of the sums of exponentials. */
+static __device__ __forceinline__ void split_sum(split_space s, unsigned turn, wide_rows *w)
+{
+    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, at = threadIdx.x / 32 % 4 * 16 + lane / 4;
+    wide_sum_lanes(w);
+    if (lane % 4 == 0)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            s.notes->sum[turn][wg][at + 8 * i] = w->sum[i];
+    meet(3, 256);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        w->sum[i] = s.notes->sum[turn][0][at + 8 * i] + s.notes->sum[turn][1][at + 8 * i];
+}
+
+template <typename S>
+static __device__ __forceinline__ void split_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
+{
+    enum { N = S::LAT / 16 }; /* 8-column tiles of half the latent */
+    split_space s = {space + S::QUERIES + S::STAGES * S::STAGE,
+                     (shared_notes *)(space + S::QUERIES + S::STAGES * S::STAGE + PROBABILITIES)};
+    wide_run run = run_open(a, n_seqs, S::TN);
+    wide_piece p;
+    unsigned n_pieces = 0, n_tiles = 0;
+    int m0 = blockIdx.x * S::MT, wg = threadIdx.x / 128, lane = threadIdx.x % 32;
+    uint64_t q = wide_operand(space, 0), pr = wide_operand(s.probabilities, 0);
+    float o[N][4];
+    while (run_next(a, &run, &p)) {
+        if (m0 >= p.n_vectors)
+            continue;
+        wide_rows w = wide_rows_of(a, p, m0);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+        barrier_wait(bar.queries, n_pieces & 1);
+        for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
+            unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
+            char *at = space + S::QUERIES + stage * S::STAGE;
+            uint64_t k = wide_operand(at, 0);
+            uint64_t v = wide_operand(at + wg * (S::LAT_BLOCKS / 2) * S::TILE_BLOCK, S::TILE_BLOCK);
+            if ((tile - p.tile0) % 2 == wg) {
+                unsigned prob[4][4];
+                barrier_wait(bar.tile + stage, turn & 1);
+                wide_show();
+                split_own<S>(a, p, tile, q, k, s, &w, prob);
+                wide_shrink(w.keep, o);
+                wide_begin();
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    wide_values<N>(o, prob[i], wide_ahead(v, i * 2048));
+            } else {
+                split_hear(s, &w);
+                barrier_wait(bar.tile + stage, turn & 1);
+                wide_show();
+                wide_shrink(w.keep, o);
+                wide_begin();
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    wide_values<N>(o, wide_ahead(pr, i * 32), wide_ahead(v, i * 2048));
+            }
+            wide_commit();
+            wide_wait<0>();
+            wide_pin(o);
+            if (lane == 0)
+                barrier_arrive(bar.free_tile + stage);
+        }
+        if (lane == 0)
+            barrier_arrive(bar.free_queries);
+        split_sum(s, n_pieces & 1, &w);
+        int64_t part = p.tile1 - p.tile0 == p.tiles
+                           ? -1
+                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
+        wide_store<N>(a, w, S::LAT, wg * S::LAT / 2, part, S::MT, 0, o);
+        n_pieces++;
+    }
+}
+
+template <typename S>
+static __global__ void __launch_bounds__(S::THREADS, 1) split_kernel(const __grid_constant__ flash_args a, int n_seqs)
+{
+    extern __shared__ __align__(1024) char space_split[];
+    wide_barriers bar = barriers_of<S>(space_split);
+    if (threadIdx.x == 0)
+        barriers_open<S>(bar, 8);
+    __syncthreads();
+    if (threadIdx.x >= 256) {
+        registers_down<56>();
+        bring<S>(a, n_seqs, S::MT, space_split, bar);
+    } else {
+        registers_up<224>();
+        split_multiply<S>(a, n_seqs, space_split, bar);
+    }
+}
+
+/* ---- latents of 256 and 128 ---- */
+
+typedef wide_shape<256, 64, 128, 3, 0> alone_256;
+typedef wide_shape<128, 64, 128, 4, 0> alone_128;
+
+template <typename S>
+static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, bool by_tiles, char *space,
+                                                      wide_barriers bar)
+{
+    enum { N = S::LAT / 8 };
+    wide_run run = run_open(a, n_seqs, S::TN);
+    wide_piece p;
+    unsigned n_pieces = 0, n_tiles = 0;
+    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, half = by_tiles ? 0 : wg;
+    int m0 = blockIdx.x * (by_tiles ? 64 : S::MT);
+    uint64_t q = wide_operand(space + half * 64 * 128, 0);
+    float o[N][4], v[8][4];
+    unsigned prob[4][4];
+    while (run_next(a, &run, &p)) {
+        if (m0 >= p.n_vectors)
+            continue;
+        wide_rows w = wide_rows_of(a, p, m0 + half * 64);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+        barrier_wait(bar.queries, n_pieces & 1);
+        for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
+            unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
+            char *at = space + S::QUERIES + stage * S::STAGE;
+            if (by_tiles && (tile - p.tile0) % 2 != wg)
+                continue;
+            barrier_wait(bar.tile + stage, turn & 1);
+            wide_show();
+            wide_scores<S>(q, wide_operand(at, 0), v);
+            wide_wait<0>();
+            wide_pin(v);
+            wide_mask(a, p, tile * S::TN, S::TN, w, v);
+            wide_soften(a.scale_log2, &w, v);
+            wide_pack(v, prob);
+            wide_shrink(w.keep, o);
+            uint64_t values = wide_operand(at, S::TILE_BLOCK);
+            wide_begin();
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                wide_values<N>(o, prob[i], wide_ahead(values, i * 2048));
+            wide_commit();
+            wide_wait<0>();
+            wide_pin(o);
+            if (lane == 0)
+                barrier_arrive(bar.free_tile + stage);
+        }
+        if (lane == 0)
+            barrier_arrive(bar.free_queries);
+        wide_sum_lanes(&w);
+        int halves = by_tiles ? 2 : 1;
+        int64_t part = !by_tiles && p.tile1 - p.tile0 == p.tiles
+                           ? -1
+                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, halves, by_tiles ? wg : 0);
+        wide_store<N>(a, w, S::LAT, 0, part, by_tiles ? 64 : (int)S::MT, half * 64, o);
+        n_pieces++;
+    }
+}
+
+template <typename S>
+static __global__ void __launch_bounds__(S::THREADS, 1)
+    alone_kernel(const __grid_constant__ flash_args a, int n_seqs, bool by_tiles)
+{
+    extern __shared__ __align__(1024) char space_alone[];
+    wide_barriers bar = barriers_of<S>(space_alone);
+    if (threadIdx.x == 0)
+        barriers_open<S>(bar, by_tiles ? 4 : 8);
+    __syncthreads();
+    if (threadIdx.x >= 256) {
+        registers_down<56>();
+        bring<S>(a, n_seqs, by_tiles ? 64 : (int)S::MT, space_alone, bar);
+    } else {
+        registers_up<224>();
+        alone_multiply<S>(a, n_seqs, by_tiles, space_alone, bar);
+    }
+}
+
+/* ---- launching ---- */
+
+/* The code is there: compiled for this very card, not for older ones. */
+template <typename F> static bool is_compiled(F *kernel)
+{
+    cudaFuncAttributes f;
+    if (cudaFuncGetAttributes(&f, kernel) == cudaSuccess)
+        return f.ptxVersion == 90;
+    cudaGetLastError();
+    return false;
+}
+
+bool cuda_wide_is_here(void)
+{
+    static int is = -1;
+    if (is < 0)
+        is = gpu_count() > 0 && is_compiled(split_kernel<split_512>);
+    return is;
+}
+
+bool cuda_wide_has_latent(const op_attn_latent *o)
+{
+    return (o->lat == 512 || o->lat == 256 || o->lat == 128) && o->rope == 64 && o->scale >= 0 &&
+           flash_aligned(o->q_lat.data, o->q_lat.stride, o->q_lat_head_stride, o->lat_off) &&
+           flash_aligned(o->q_pe.data, o->q_pe.stride, o->q_pe_head_stride, o->rope_off) &&
+           flash_aligned(o->kv.pages, o->kv.width, o->out.stride, 0) && (uintptr_t)o->out.data % 8 == 0;
+}
+
+/* How a call is cut. */
+typedef struct {
+    int mt, n_m, n_runs, halves;
+} wide_cut;
+
+#ifndef WIDE_LEAST_TILES
+#define WIDE_LEAST_TILES 1
+#endif
+
+static wide_cut cut_of(const op_attn_latent *o)
+{
+    const batch_view *b = o->batch;
+    int64_t vectors = (int64_t)b->max_seq_rows * o->heads, tiles = (cu_kept(o->kv.mod, 0, b->max_slots) + 63) / 64;
+    bool alone = o->lat < 512, by_tiles = alone && vectors <= 64;
+    wide_cut c = {.mt = alone && !by_tiles ? 128 : 64, .n_m = 0, .n_runs = 0, .halves = by_tiles ? 2 : 1};
+    int64_t least = WIDE_LEAST_TILES * c.halves, most = b->n_seqs * ((tiles + least - 1) / least);
+    c.n_m = (int)((vectors + c.mt - 1) / c.mt);
+    int64_t runs = c.n_m > 0 ? cuda_sm_count() / c.n_m : 1;
+    runs = runs < most ? runs : most;
+    c.n_runs = runs < 1 ? 1 : runs > 256 ? 256 : (int)runs;
+    return c;
+}
+
+/* Parts of the largest launch: its blocks fit the card at once. A lone run has no parts but halves. */
+size_t cuda_scratch_wide_latent(const op_call *call)
+{
+    const op_attn_latent *o = &call->attn_latent;
+    int64_t vectors = (int64_t)call->attn_latent.batch->n_rows * o->heads;
+    int64_t blocks = cuda_sm_count() > vectors / 64 + 1 ? cuda_sm_count() : vectors / 64 + 1;
+    return (size_t)blocks * 2 * 128 * ((size_t)o->lat + 1) * sizeof(float) + 256;
+}
+
+template <typename S>
+static tpl_code launch(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, tpl_err *e)
+{
+    static unsigned ready;
+    enum { SPLIT = S::LAT == 512 };
+    if (!cu_done_here(&ready)) {
+        cudaError_t rc;
+        if constexpr (SPLIT)
+            rc = cudaFuncSetAttribute(split_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
+        else
+            rc = cudaFuncSetAttribute(alone_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
+        if (rc != cudaSuccess)
+            return tpl_fail(e, TPL_E_DEVICE, "attn_latent", "needs %d bytes of shared memory a block: %s",
+                            (int)S::SHARED_BYTES, cudaGetErrorString(rc));
+    }
+    wide_cut c = cut_of(o);
+    int64_t parts = (int64_t)c.n_runs * 2 * c.n_m * c.halves;
+    a.part_o = (float *)ctx->scratch;
+    a.part_lse = a.part_o + parts * c.mt * S::LAT;
+    dim3 grid((unsigned)c.n_m, (unsigned)c.n_runs);
+    if constexpr (SPLIT)
+        split_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a, o->batch->n_seqs);
+    else
+        alone_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a, o->batch->n_seqs, c.halves == 2);
+    TPL_TRY(cu_launched("attn_latent", e));
+    if (c.n_runs == 1 && c.halves == 1)
+        return TPL_OK;
+    wide_join j = {a.part_o, a.part_lse, c.n_runs, o->batch->n_seqs, 64, c.mt, c.n_m, c.halves, S::LAT, c.halves == 1};
+    dim3 all((unsigned)o->batch->n_rows, (unsigned)o->heads);
+    wide_join_kernel<<<all, 128, 0, cu_stream(ctx)>>>(a, j);
+    return cu_launched("attn_latent", e);
+}
+
+tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_attn_latent *o = &call->attn_latent;
+    if (o->batch->n_rows == 0)
+        return TPL_OK;
+    flash_args a = {};
+    a.q = (const cu_bf16 *)o->q_lat.data;
+    a.q2 = (const cu_bf16 *)o->q_pe.data;
+    a.q_stride = o->q_lat.stride;
+    a.q2_stride = o->q_pe.stride;
+    a.q_step = o->q_lat_head_stride;
+    a.q2_step = o->q_pe_head_stride;
+    a.kv = cu_cache_of(&o->kv);
+    a.k_off = o->lat_off;
+    a.k2_off = o->rope_off;
+    a.batch = cu_batch_of(o->batch);
+    a.group = a.heads = o->heads;
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    a.lse = (float *)o->lse.data;
+    a.lse_stride = o->lse.stride;
+    if (o->lat == 512)
+        return launch<split_512>(ctx, a, o, e);
+    return o->lat == 256 ? launch<alone_256>(ctx, a, o, e) : launch<alone_128>(ctx, a, o, e);
+}
