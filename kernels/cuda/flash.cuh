@@ -169,7 +169,7 @@ template <typename S> static __device__ __forceinline__ flash_span span_of(const
     int each = max(end - begin + a.n_splits - 1, 0) / a.n_splits;
     s.tile0 = min(begin + s.split * each, end);
     s.tile1 = min(s.tile0 + each, end);
-    s.clear_slots = a.window > 0 ? 0 : b.seq_prefix[s.seq];
+    s.clear_slots = a.window > 0 ? 0 : b.mask ? b.seq_prefix[s.seq] : slot0 + first_row + 1;
     return s;
 }
 

@@ -144,7 +144,7 @@ typedef struct {
     bool there[2];
 } wide_rows;
 
-static __device__ __forceinline__ wide_rows wide_rows_of(const flash_args &a, const wide_piece &p, int m0)
+static __device__ __forceinline__ wide_rows wide_rows_of(const flash_args &a, const wide_piece &p, int m0, int head0)
 {
     wide_rows w;
 #pragma unroll
@@ -154,7 +154,7 @@ static __device__ __forceinline__ wide_rows wide_rows_of(const flash_args &a, co
         w.top[i] = -INFINITY;
         w.sum[i] = 0;
         w.row[i] = p.row0 + (w.there[i] ? m / a.group : 0);
-        w.head[i] = w.there[i] ? m % a.group : 0;
+        w.head[i] = head0 + (w.there[i] ? m % a.group : 0);
         w.sight[i] = cu_sight_of(a.batch, p.seq, (int)w.row[i], a.window);
     }
     return w;
@@ -174,32 +174,58 @@ static __device__ __forceinline__ void wide_scores(uint64_t q, uint64_t k, float
     wide_commit();
 }
 
-/* Scores that no query may use become -inf. */
-static __device__ __forceinline__ void wide_mask(const flash_args &a, const wide_piece &p, int t0, int tile_tok,
-                                                 const wide_rows &w, float (&v)[8][4])
+/* Which of a thread's two columns of each of N 8-token tiles from t0 on vector i sees: bit 2 n + column. */
+template <int N>
+static __device__ __forceinline__ unsigned wide_seen(const flash_args &a, const wide_piece &p, int t0, const wide_rows &w,
+                                                     int i)
 {
-    int last = t0 + tile_tok - 1;
-    if (last < p.n_tok && last * a.kv.mod + a.kv.rem < p.clear_slots)
+    unsigned bits = 0;
+    if (!a.batch.mask && a.window <= 0) {
+        int end = cu_kept(a.kv.mod, a.kv.rem, w.sight[i].own + 1) - t0 - (int)threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            bits |= (end > n * 8 ? 1u << 2 * n : 0) | (end > n * 8 + 1 ? 2u << 2 * n : 0);
+        return bits;
+    }
+#pragma unroll 1
+    for (int n = 0; n < 2 * N; n++) {
+        int t = t0 + n / 2 * 8 + threadIdx.x % 4 * 2 + n % 2;
+        bits |= cu_sees(w.sight[i], t * a.kv.mod + a.kv.rem) ? 1u << n : 0;
+    }
+    return bits;
+}
+
+/* Scores that no query may use become -inf. v: of the 8 N tokens from t0 on. */
+template <int N>
+static __device__ __forceinline__ void wide_mask(const flash_args &a, const wide_piece &p, int t0, const wide_rows &w,
+                                                 float (&v)[N][4])
+{
+    int last = t0 + 8 * N - 1;
+    if (t0 >= a.first && last < p.n_tok && last * a.kv.mod + a.kv.rem < p.clear_slots)
         return;
+    int from = a.first - t0 - (int)threadIdx.x % 4 * 2, end = p.n_tok - t0 - (int)threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < 8; n++)
+    for (int i = 0; i < 2; i++) {
+        unsigned bits = wide_seen<N>(a, p, t0, w, i);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int t = t0 + n * 8 + threadIdx.x % 4 * 2 + i % 2;
-            bool seen = t < p.n_tok && w.there[i / 2] && cu_sees(w.sight[i / 2], t * a.kv.mod + a.kv.rem);
-            v[n][i] = seen ? v[n][i] : -INFINITY;
-        }
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                bool seen = (bits >> (2 * n + j) & 1) && n * 8 + j >= from && n * 8 + j < end;
+                v[n][2 * i + j] = seen ? v[n][2 * i + j] : -INFINITY;
+            }
+    }
 }
 
 /* Probabilities in place of scores; `keep`: by what earlier sums shrink. */
-static __device__ __forceinline__ void wide_soften(float scale_log2, wide_rows *w, float (&v)[8][4])
+template <int N> static __device__ __forceinline__ void wide_soften(float scale_log2, wide_rows *w, float (&v)[N][4])
 {
     float base[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         float top = w->top[i];
 #pragma unroll
-        for (int n = 0; n < 8; n++)
+        for (int n = 0; n < N; n++)
             top = fmaxf(top, fmaxf(v[n][2 * i], v[n][2 * i + 1]));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
@@ -209,7 +235,7 @@ static __device__ __forceinline__ void wide_soften(float scale_log2, wide_rows *
         w->sum[i] *= w->keep[i];
     }
 #pragma unroll
-    for (int n = 0; n < 8; n++)
+    for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             v[n][i] = power_of_2(fmaf(v[n][i], scale_log2, -base[i / 2]));
@@ -229,10 +255,11 @@ template <int N> static __device__ __forceinline__ void wide_shrink(const float 
             o[n][i] *= keep[i / 2];
 }
 
-static __device__ __forceinline__ void wide_pack(const float (&v)[8][4], unsigned (&p)[4][4])
+/* Probabilities as first operands, 16 tokens each. */
+template <int N> static __device__ __forceinline__ void wide_pack(const float (&v)[2 * N][4], unsigned (&p)[N][4])
 {
 #pragma unroll
-    for (int s = 0; s < 4; s++)
+    for (int s = 0; s < N; s++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             p[s][i] = pack(v[2 * s + i / 2][i % 2 * 2], v[2 * s + i / 2][i % 2 * 2 + 1]);

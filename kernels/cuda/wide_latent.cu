@@ -35,7 +35,7 @@ static __device__ __forceinline__ void split_own(const flash_args &a, const wide
     wide_scores<S>(q, k, v);
     wide_wait<0>();
     wide_pin(v);
-    wide_mask(a, p, tile * S::TN, S::TN, *w, v);
+    wide_mask(a, p, tile * S::TN, *w, v);
     wide_soften(a.scale_log2, w, v);
     wide_pack(v, prob);
 #pragma unroll
@@ -99,7 +99,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
     while (run_next(a, &run, &p)) {
         if (m0 >= p.n_vectors)
             continue;
-        wide_rows w = wide_rows_of(a, p, m0);
+        wide_rows w = wide_rows_of(a, p, m0, 0);
 #pragma unroll
         for (int n = 0; n < N; n++)
             o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
@@ -155,10 +155,10 @@ static __global__ void __launch_bounds__(S::THREADS, 1) split_kernel(const __gri
         barriers_open<S>(bar, 8);
     __syncthreads();
     if (threadIdx.x >= 256) {
-        registers_down<56>();
+        registers_down<40>();
         bring<S>(a, n_seqs, S::MT, space_split, bar);
     } else {
-        registers_up<224>();
+        registers_up<232>();
         split_multiply<S>(a, n_seqs, space_split, bar);
     }
 }
@@ -184,7 +184,7 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
     while (run_next(a, &run, &p)) {
         if (m0 >= p.n_vectors)
             continue;
-        wide_rows w = wide_rows_of(a, p, m0 + half * 64);
+        wide_rows w = wide_rows_of(a, p, m0 + half * 64, 0);
 #pragma unroll
         for (int n = 0; n < N; n++)
             o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
@@ -199,7 +199,7 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
             wide_scores<S>(q, wide_operand(at, 0), v);
             wide_wait<0>();
             wide_pin(v);
-            wide_mask(a, p, tile * S::TN, S::TN, w, v);
+            wide_mask(a, p, tile * S::TN, w, v);
             wide_soften(a.scale_log2, &w, v);
             wide_pack(v, prob);
             wide_shrink(w.keep, o);
@@ -236,10 +236,10 @@ static __global__ void __launch_bounds__(S::THREADS, 1)
         barriers_open<S>(bar, by_tiles ? 4 : 8);
     __syncthreads();
     if (threadIdx.x >= 256) {
-        registers_down<56>();
+        registers_down<40>();
         bring<S>(a, n_seqs, by_tiles ? 64 : (int)S::MT, space_alone, bar);
     } else {
-        registers_up<224>();
+        registers_up<232>();
         alone_multiply<S>(a, n_seqs, by_tiles, space_alone, bar);
     }
 }
@@ -295,13 +295,11 @@ static wide_cut cut_of(const op_attn_latent *o)
     return c;
 }
 
-/* Parts of the largest launch: its blocks fit the card at once. A lone run has no parts but halves. */
+/* Parts of the largest launch that has any: its blocks fit the card at once. */
 size_t cuda_scratch_wide_latent(const op_call *call)
 {
-    const op_attn_latent *o = &call->attn_latent;
-    int64_t vectors = (int64_t)call->attn_latent.batch->n_rows * o->heads;
-    int64_t blocks = cuda_sm_count() > vectors / 64 + 1 ? cuda_sm_count() : vectors / 64 + 1;
-    return (size_t)blocks * 2 * 128 * ((size_t)o->lat + 1) * sizeof(float) + 256;
+    size_t lat = (size_t)call->attn_latent.lat, vectors = lat < 512 ? 128 : 64;
+    return (size_t)cuda_sm_count() * 2 * vectors * (lat + 1) * sizeof(float) + 256;
 }
 
 template <typename S>

@@ -133,22 +133,32 @@ static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, 
     world_destroy(p.w);
 }
 
-Test(attention, latent)
+static void check_latents(bool wide)
 {
     slab *s = open_slab();
     for (int w = 0; w < N_WORLDS; w++)
         for (int i = 0; i < (int)(sizeof latents / sizeof *latents); i++)
             for (int k = 0; k < 3; k++)
-                if (latents[i].lat < 100 || k == 2)
+                if (wide == (latents[i].heads >= 64) && (latents[i].lat < 100 || k == 2))
                     check_latent(s, &worlds[w], i, kinds[k][0], kinds[k][1], w % 2 ? 0 : 3000);
     slab_destroy(s);
+}
+
+Test(attention, latent)
+{
+    check_latents(false);
+}
+
+Test(attention, latent_many_heads)
+{
+    check_latents(true);
 }
 
 /* ---- grouped queries ---- */
 
 static const struct {
     int heads, kv_heads, dim;
-} groups[] = {{4, 2, 6}, {8, 2, 32}, {8, 1, 64}, {6, 6, 64}, {28, 4, 128}};
+} groups[] = {{4, 2, 6}, {8, 2, 32}, {8, 1, 64}, {6, 6, 64}, {28, 4, 128}, {80, 40, 128}};
 
 static void check_gqa(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
 {
@@ -192,9 +202,10 @@ Test(attention, grouped)
 static const struct {
     int heads, nope, rope, v, lat;
 } multis[] = {
-    {3, 5, 4, 7, 20}, {8, 32, 16, 32, 64}, {2, 128, 64, 128, 512}, {3, 32, 16, 32, 16}, {512, 32, 16, 32, 16}};
+    {3, 5, 4, 7, 20}, {8, 32, 16, 32, 64}, {2, 128, 64, 128, 512}, {3, 32, 16, 32, 16}, {512, 32, 16, 32, 16},
+    {512, 128, 64, 128, 16}};
 
-enum { N_MULTIS = sizeof multis / sizeof *multis - 1 }; /* the last one is for many tokens only */
+enum { N_MULTIS = sizeof multis / sizeof *multis - 2 }; /* the last two are for many tokens only */
 
 static head_mat weights(slab *s, rng *r, tpl_dtype t, int heads, int rows, int cols, int gap)
 {
@@ -261,6 +272,10 @@ Test(attention, multi_head_form_in_blocks)
     slab *s = open_slab();
     check_mha(s, &spec, N_MULTIS, DT_BF16, DT_BF16, true);
     check_mha(s, &spec, N_MULTIS, DT_F32, DT_F32, false);
+    static const world_spec wide = {
+        .name = "wide_blocks", .n_seqs = 2, .prefix = {1100, 100}, .rows = {2, 1}, .page_tok = 64, .mod = 1};
+    check_mha(s, &wide, N_MULTIS + 1, DT_BF16, DT_BF16, true);
+    check_mha(s, &wide, N_MULTIS + 1, DT_BF16, DT_BF16, false);
     slab_destroy(s);
 }
 
