@@ -251,7 +251,7 @@ template <typename F> static bool is_compiled(F *kernel)
 {
     cudaFuncAttributes f;
     if (cudaFuncGetAttributes(&f, kernel) == cudaSuccess)
-        return f.ptxVersion == 90;
+        return f.ptxVersion >= 90;
     cudaGetLastError();
     return false;
 }
