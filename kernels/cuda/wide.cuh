@@ -10,11 +10,19 @@
 #ifndef TPL_KERNELS_CUDA_WIDE_CUH
 #define TPL_KERNELS_CUDA_WIDE_CUH
 
+#include <cuda.h>
+
 #include "kernels/cuda/wgmma.cuh"
 #include "kernels/cuda/wide_work.cuh"
 
-template <int LAT_, int ROPE_, int MT_, int STAGES_, int EXTRA_> struct wide_shape {
+/* How tiles come in: each thread its 16 bytes, from pages of any length; or whole boxes by a tensor map, from pages of
+ * whole tiles; or these for two blocks at once, a cluster, whose vectors see the same tokens. */
+typedef enum { BY_CHUNKS, BY_BOXES, BY_SHARED_BOXES } wide_way;
+
+template <int LAT_, int ROPE_, int MT_, int STAGES_, int EXTRA_, wide_way WAY_> struct wide_shape {
+    static const wide_way WAY = WAY_;
     enum {
+        CLUSTER = WAY_ == BY_SHARED_BOXES ? 2 : 1,
         LAT = LAT_,
         BLOCKS = (LAT_ + ROPE_) / 64,
         LAT_BLOCKS = LAT_ / 64,
@@ -42,14 +50,14 @@ template <typename S> static __device__ __forceinline__ wide_barriers barriers_o
     return {at, at + 1, at + 2, at + 2 + S::STAGES};
 }
 
-/* By one thread; `readers`: warps that read each tile. */
+/* By one thread; `readers`: warps of the block that read each tile. */
 template <typename S> static __device__ __forceinline__ void barriers_open(wide_barriers b, int readers)
 {
     barrier_init(b.queries, 128);
     barrier_init(b.free_queries, 8);
     for (int i = 0; i < S::STAGES; i++) {
-        barrier_init(b.tile + i, 128);
-        barrier_init(b.free_tile + i, readers);
+        barrier_init(b.tile + i, S::WAY == BY_CHUNKS ? 128 : 1);
+        barrier_init(b.free_tile + i, readers * S::CLUSTER);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -104,32 +112,136 @@ static __device__ __forceinline__ void bring_tile(const flash_args &a, const cu_
     }
 }
 
+/* The box of 64 columns from x and TN rows from y, to the same place in all blocks of a cluster that `blocks` names. */
+template <typename S>
+static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full)
+{
+#if WIDE_CODE
+    if constexpr (S::CLUSTER == 1)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+                     "[%2];" ::"r"(smem_at(to)),
+                     "l"(map), "r"(smem_at(full)), "r"(x), "r"(y)
+                     : "memory");
+    else
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                     "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(smem_at(to)),
+                     "l"(map), "r"(smem_at(full)), "r"(x), "r"(y), "h"((short)3)
+                     : "memory");
+#endif
+}
+
+/* One thread. A sequence without a token here has no page: then nothing comes. */
+template <typename S>
+static __device__ __forceinline__ void bring_boxes(const flash_args &a, const CUtensorMap *map, int y, char *to,
+                                                   uint64_t *full)
+{
+    int rank = S::CLUSTER == 1 ? 0 : blockIdx.x % S::CLUSTER;
+    barrier_expect(full, y < 0 ? 0 : S::STAGE);
+    if (y < 0)
+        return;
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; b++)
+        if (b % S::CLUSTER == rank)
+            bring_box<S>(map, b < S::LAT_BLOCKS ? a.k_off + b * 64 : a.k2_off, y, to + b * S::TILE_BLOCK, full);
+}
+
+static __device__ __forceinline__ int box_row(const flash_args &a, const wide_piece &p, int t0)
+{
+    if (t0 >= p.n_tok)
+        return -1;
+    int page = a.kv.table[(int64_t)p.seq * a.kv.max_pages + t0 / a.kv.page_tok];
+    return page * a.kv.page_tok + t0 % a.kv.page_tok;
+}
+
+/* Whether a block, or its cluster, has nothing to do with a piece. */
+template <typename S> static __device__ __forceinline__ bool is_skipped(const wide_piece &p, int mt)
+{
+    return (int)(blockIdx.x / S::CLUSTER * S::CLUSTER) * mt >= p.n_vectors;
+}
+
 /* The third warpgroup; `mt`: vectors of the block. */
 template <typename S>
-static __device__ __forceinline__ void bring(const flash_args &a, int n_seqs, int mt, char *space, wide_barriers bar)
+static __device__ __forceinline__ void bring(const flash_args &a, const CUtensorMap *map, int n_seqs, int mt, char *space,
+                                             wide_barriers bar)
 {
     wide_run run = run_open(a, n_seqs, S::TN);
     wide_piece p;
     unsigned n_pieces = 0, n_tiles = 0;
-    int m0 = blockIdx.x * mt;
     const cu_bf16 *from[4];
+    int y = 0;
     while (run_next(a, &run, &p)) {
-        if (m0 >= p.n_vectors)
+        if (is_skipped<S>(p, mt))
             continue;
-        find_tile<S>(a, p, p.tile0, from);
+        if constexpr (S::WAY == BY_CHUNKS)
+            find_tile<S>(a, p, p.tile0, from);
+        else
+            y = box_row(a, p, p.tile0 * S::TN);
         barrier_wait(bar.free_queries, ~n_pieces++ & 1);
-        bring_queries<S>(a, p, m0, mt, space);
+        bring_queries<S>(a, p, blockIdx.x * mt, mt, space);
         barrier_arrive_after_copies(bar.queries);
+        if (S::WAY != BY_CHUNKS && threadIdx.x != 256)
+            continue;
         for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
             unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
+            char *to = space + S::QUERIES + stage * S::STAGE;
             barrier_wait(bar.free_tile + stage, ~turn & 1);
-            bring_tile<S>(a, from, space + S::QUERIES + stage * S::STAGE);
-            barrier_arrive_after_copies(bar.tile + stage);
-            if (tile + 1 < p.tile1)
-                find_tile<S>(a, p, tile + 1, from);
+            if constexpr (S::WAY == BY_CHUNKS) {
+                bring_tile<S>(a, from, to);
+                barrier_arrive_after_copies(bar.tile + stage);
+                if (tile + 1 < p.tile1)
+                    find_tile<S>(a, p, tile + 1, from);
+            } else {
+                bring_boxes<S>(a, map, y, to, bar.tile + stage);
+                if (tile + 1 < p.tile1)
+                    y = box_row(a, p, (tile + 1) * S::TN);
+            }
         }
+        __syncwarp();
     }
     copies_wait<0>();
+}
+
+/* Boxes bring what lies behind a sequence's end: zero in columns [block0, block0 + n) of 64 before they are values. By one
+ * warpgroup, for itself. */
+template <typename S>
+static __device__ __forceinline__ void clear_end(const wide_piece &p, int tile, int block0, int n, char *at)
+{
+    if constexpr (S::WAY != BY_CHUNKS) {
+        int wg = threadIdx.x / 128, first = p.n_tok - tile * S::TN;
+        if (first >= S::TN)
+            return;
+        for (int i = threadIdx.x % 128; i < (S::TN - first) * n * 8; i += 128)
+            *(uint4 *)(at + (block0 + i / 8 % n) * S::TILE_BLOCK + (first + i / (8 * n)) * 128 + i % 8 * 16) =
+                make_uint4(0, 0, 0, 0);
+        wide_show();
+        meet(4 + wg, 128);
+    }
+}
+
+/* The tile of a stage is there and may be multiplied. */
+template <typename S> static __device__ __forceinline__ void await_tile(uint64_t *tile, unsigned parity)
+{
+    barrier_wait(tile, parity);
+    if (S::WAY == BY_CHUNKS)
+        wide_show();
+}
+
+/* A warp has done with a stage; in a cluster both blocks must have. */
+template <typename S> static __device__ __forceinline__ void release_tile(uint64_t *free_tile)
+{
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(free_tile);
+    if (S::CLUSTER == 2 && threadIdx.x % 32 == 0)
+        barrier_arrive_at(free_tile, (blockIdx.x & 1) ^ 1);
+}
+
+/* All barriers of a cluster's blocks stand; none is gone while another may use them. */
+template <typename S> static __device__ __forceinline__ void meet_blocks()
+{
+    if constexpr (S::CLUSTER == 1)
+        __syncthreads();
+    else
+        asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 }
 
 /* ---- what multiplying warps do ---- */

@@ -8,6 +8,8 @@
  * bytes  2 * (rows * heads * (2 lat + rope) + tokens * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope)
  * bound  memory up to about 128 vectors a token on a card of 250 FLOPs a byte
  * check  ref, tolerance "bf16_attn". */
+#include <cudaTypedefs.h>
+
 #include "kernels/cuda/wide.cuh"
 
 /* ---- latents of 512 ---- */
@@ -18,7 +20,7 @@ typedef struct {
 
 enum { PROBABILITIES = 64 * 64 * 2 };
 
-typedef wide_shape<512, 64, 64, 2, PROBABILITIES + (int)sizeof(shared_notes)> split_512;
+template <wide_way WAY> using split_512 = wide_shape<512, 64, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
 
 typedef struct {
     char *probabilities;
@@ -97,13 +99,14 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
     uint64_t q = wide_operand(space, 0), pr = wide_operand(s.probabilities, 0);
     float o[N][4];
     while (run_next(a, &run, &p)) {
-        if (m0 >= p.n_vectors)
+        if (is_skipped<S>(p, S::MT))
             continue;
         wide_rows w = wide_rows_of(a, p, m0, 0);
 #pragma unroll
         for (int n = 0; n < N; n++)
             o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
         barrier_wait(bar.queries, n_pieces & 1);
+        wide_show();
         for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
             unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
             char *at = space + S::QUERIES + stage * S::STAGE;
@@ -111,19 +114,19 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
             uint64_t v = wide_operand(at + wg * (S::LAT_BLOCKS / 2) * S::TILE_BLOCK, S::TILE_BLOCK);
             if ((tile - p.tile0) % 2 == wg) {
                 unsigned prob[4][4];
-                barrier_wait(bar.tile + stage, turn & 1);
-                wide_show();
+                await_tile<S>(bar.tile + stage, turn & 1);
                 split_own<S>(a, p, tile, q, k, s, &w, prob);
                 wide_shrink(w.keep, o);
+                clear_end<S>(p, tile, wg * (S::LAT_BLOCKS / 2), S::LAT_BLOCKS / 2, at);
                 wide_begin();
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     wide_values<N>(o, prob[i], wide_ahead(v, i * 2048));
             } else {
                 split_hear(s, &w);
-                barrier_wait(bar.tile + stage, turn & 1);
-                wide_show();
+                await_tile<S>(bar.tile + stage, turn & 1);
                 wide_shrink(w.keep, o);
+                clear_end<S>(p, tile, wg * (S::LAT_BLOCKS / 2), S::LAT_BLOCKS / 2, at);
                 wide_begin();
 #pragma unroll
                 for (int i = 0; i < 4; i++)
@@ -132,8 +135,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
             wide_commit();
             wide_wait<0>();
             wide_pin(o);
-            if (lane == 0)
-                barrier_arrive(bar.free_tile + stage);
+            release_tile<S>(bar.free_tile + stage);
         }
         if (lane == 0)
             barrier_arrive(bar.free_queries);
@@ -147,26 +149,29 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
 }
 
 template <typename S>
-static __global__ void __launch_bounds__(S::THREADS, 1) split_kernel(const __grid_constant__ flash_args a, int n_seqs)
+static __global__ void __launch_bounds__(S::THREADS, 1)
+    split_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
 {
     extern __shared__ __align__(1024) char space_split[];
     wide_barriers bar = barriers_of<S>(space_split);
     if (threadIdx.x == 0)
         barriers_open<S>(bar, 8);
-    __syncthreads();
+    meet_blocks<S>();
     if (threadIdx.x >= 256) {
         registers_down<40>();
-        bring<S>(a, n_seqs, S::MT, space_split, bar);
+        bring<S>(a, &map, n_seqs, S::MT, space_split, bar);
     } else {
         registers_up<232>();
         split_multiply<S>(a, n_seqs, space_split, bar);
     }
+    if (S::CLUSTER > 1)
+        meet_blocks<S>();
 }
 
 /* ---- latents of 256 and 128 ---- */
 
-typedef wide_shape<256, 64, 128, 3, 0> alone_256;
-typedef wide_shape<128, 64, 128, 4, 0> alone_128;
+template <wide_way WAY> using alone_256 = wide_shape<256, 64, 128, 3, 0, WAY>;
+template <wide_way WAY> using alone_128 = wide_shape<128, 64, 128, 4, 0, WAY>;
 
 template <typename S>
 static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, bool by_tiles, char *space,
@@ -182,20 +187,20 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
     float o[N][4], v[8][4];
     unsigned prob[4][4];
     while (run_next(a, &run, &p)) {
-        if (m0 >= p.n_vectors)
+        if (is_skipped<S>(p, by_tiles ? 64 : (int)S::MT))
             continue;
         wide_rows w = wide_rows_of(a, p, m0 + half * 64, 0);
 #pragma unroll
         for (int n = 0; n < N; n++)
             o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
         barrier_wait(bar.queries, n_pieces & 1);
+        wide_show();
         for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
             unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
             char *at = space + S::QUERIES + stage * S::STAGE;
             if (by_tiles && (tile - p.tile0) % 2 != wg)
                 continue;
-            barrier_wait(bar.tile + stage, turn & 1);
-            wide_show();
+            await_tile<S>(bar.tile + stage, turn & 1);
             wide_scores<S>(q, wide_operand(at, 0), v);
             wide_wait<0>();
             wide_pin(v);
@@ -203,6 +208,7 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
             wide_soften(a.scale_log2, &w, v);
             wide_pack(v, prob);
             wide_shrink(w.keep, o);
+            clear_end<S>(p, tile, 0, S::LAT_BLOCKS, at);
             uint64_t values = wide_operand(at, S::TILE_BLOCK);
             wide_begin();
 #pragma unroll
@@ -211,8 +217,7 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
             wide_commit();
             wide_wait<0>();
             wide_pin(o);
-            if (lane == 0)
-                barrier_arrive(bar.free_tile + stage);
+            release_tile<S>(bar.free_tile + stage);
         }
         if (lane == 0)
             barrier_arrive(bar.free_queries);
@@ -228,20 +233,22 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
 
 template <typename S>
 static __global__ void __launch_bounds__(S::THREADS, 1)
-    alone_kernel(const __grid_constant__ flash_args a, int n_seqs, bool by_tiles)
+    alone_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs, bool by_tiles)
 {
     extern __shared__ __align__(1024) char space_alone[];
     wide_barriers bar = barriers_of<S>(space_alone);
     if (threadIdx.x == 0)
         barriers_open<S>(bar, by_tiles ? 4 : 8);
-    __syncthreads();
+    meet_blocks<S>();
     if (threadIdx.x >= 256) {
         registers_down<40>();
-        bring<S>(a, n_seqs, by_tiles ? 64 : (int)S::MT, space_alone, bar);
+        bring<S>(a, &map, n_seqs, by_tiles ? 64 : (int)S::MT, space_alone, bar);
     } else {
         registers_up<232>();
         alone_multiply<S>(a, n_seqs, by_tiles, space_alone, bar);
     }
+    if (S::CLUSTER > 1)
+        meet_blocks<S>();
 }
 
 /* ---- launching ---- */
@@ -260,7 +267,7 @@ bool cuda_wide_is_here(void)
 {
     static int is = -1;
     if (is < 0)
-        is = gpu_count() > 0 && is_compiled(split_kernel<split_512>);
+        is = gpu_count() > 0 && is_compiled(split_kernel<split_512<BY_CHUNKS>>);
     return is;
 }
 
@@ -302,37 +309,76 @@ size_t cuda_scratch_wide_latent(const op_call *call)
     return (size_t)cuda_sm_count() * 2 * vectors * (lat + 1) * sizeof(float) + 256;
 }
 
-template <typename S>
-static tpl_code launch(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, tpl_err *e)
+/* The cache as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
+static bool map_of(const kv_view *kv, CUtensorMap *map)
+{
+    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    cudaDriverEntryPointQueryResult found;
+    cuuint64_t size[2] = {(cuuint64_t)kv->width, INT32_MAX}, stride[1] = {(cuuint64_t)kv->width * sizeof(cu_bf16)};
+    cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
+    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
+                                                     &found) != cudaSuccess ||
+                    found != cudaDriverEntryPointSuccess))
+        return false;
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kv->pages, size, stride, box, step,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* Launches a kernel of two: clusters along x where the shape has them. */
+template <typename S, typename K, typename... A>
+static tpl_code launch(kernel_ctx *ctx, K *kernel, wide_cut c, tpl_err *e, const A &...args)
 {
     static unsigned ready;
-    enum { SPLIT = S::LAT == 512 };
-    if (!cu_done_here(&ready)) {
-        cudaError_t rc;
-        if constexpr (SPLIT)
-            rc = cudaFuncSetAttribute(split_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
-        else
-            rc = cudaFuncSetAttribute(alone_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
-        if (rc != cudaSuccess)
-            return tpl_fail(e, TPL_E_DEVICE, "attn_latent", "needs %d bytes of shared memory a block: %s",
-                            (int)S::SHARED_BYTES, cudaGetErrorString(rc));
-    }
+    cudaError_t rc = cudaSuccess;
+    if (!cu_done_here(&ready))
+        rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
+    if (rc != cudaSuccess)
+        return tpl_fail(e, TPL_E_DEVICE, "attn_latent", "needs %d bytes of shared memory a block: %s",
+                        (int)S::SHARED_BYTES, cudaGetErrorString(rc));
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {S::CLUSTER, 1, 1};
+    cudaLaunchConfig_t how = {};
+    how.gridDim = dim3((unsigned)c.n_m, (unsigned)c.n_runs);
+    how.blockDim = dim3(S::THREADS);
+    how.dynamicSmemBytes = S::SHARED_BYTES;
+    how.stream = cu_stream(ctx);
+    how.attrs = &cluster;
+    how.numAttrs = S::CLUSTER > 1;
+    rc = cudaLaunchKernelEx(&how, kernel, args...);
+    return rc == cudaSuccess ? cu_launched("attn_latent", e)
+                             : tpl_fail(e, TPL_E_DEVICE, "attn_latent", "launch failed: %s", cudaGetErrorString(rc));
+}
+
+template <typename S>
+static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, const CUtensorMap &map, tpl_err *e)
+{
     wide_cut c = cut_of(o);
     int64_t parts = (int64_t)c.n_runs * 2 * c.n_m * c.halves;
     a.part_o = (float *)ctx->scratch;
     a.part_lse = a.part_o + parts * c.mt * S::LAT;
-    dim3 grid((unsigned)c.n_m, (unsigned)c.n_runs);
-    if constexpr (SPLIT)
-        split_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a, o->batch->n_seqs);
+    if constexpr (S::LAT == 512)
+        TPL_TRY(launch<S>(ctx, split_kernel<S>, c, e, a, map, (int)o->batch->n_seqs));
     else
-        alone_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a, o->batch->n_seqs, c.halves == 2);
-    TPL_TRY(cu_launched("attn_latent", e));
+        TPL_TRY(launch<S>(ctx, alone_kernel<S>, c, e, a, map, (int)o->batch->n_seqs, c.halves == 2));
     if (c.n_runs == 1 && c.halves == 1)
         return TPL_OK;
     wide_join j = {a.part_o, a.part_lse, c.n_runs, o->batch->n_seqs, 64, c.mt, c.n_m, c.halves, S::LAT, c.halves == 1};
     dim3 all((unsigned)o->batch->n_rows, (unsigned)o->heads);
     wide_join_kernel<<<all, 128, 0, cu_stream(ctx)>>>(a, j);
     return cu_launched("attn_latent", e);
+}
+
+template <template <wide_way> class S>
+static tpl_code run_by(kernel_ctx *ctx, const flash_args &a, const op_attn_latent *o, tpl_err *e)
+{
+    CUtensorMap map = {};
+    if (o->kv.page_tok % 64 || !map_of(&o->kv, &map))
+        return run<S<BY_CHUNKS>>(ctx, a, o, map, e);
+    if (cut_of(o).n_m % 2 == 0)
+        return run<S<BY_SHARED_BOXES>>(ctx, a, o, map, e);
+    return run<S<BY_BOXES>>(ctx, a, o, map, e);
 }
 
 tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
@@ -358,6 +404,6 @@ tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     a.lse = (float *)o->lse.data;
     a.lse_stride = o->lse.stride;
     if (o->lat == 512)
-        return launch<split_512>(ctx, a, o, e);
-    return o->lat == 256 ? launch<alone_256>(ctx, a, o, e) : launch<alone_128>(ctx, a, o, e);
+        return run_by<split_512>(ctx, a, o, e);
+    return o->lat == 256 ? run_by<alone_256>(ctx, a, o, e) : run_by<alone_128>(ctx, a, o, e);
 }
