@@ -179,9 +179,8 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
         barrier_wait(bar.free_queries, ~n_pieces++ & 1);
         bring_queries<S>(a, p, blockIdx.x * mt, mt, space);
         barrier_arrive_after_copies(bar.queries);
-        if (S::WAY != BY_CHUNKS && threadIdx.x != 256)
-            continue;
-        for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
+        bool brings = S::WAY == BY_CHUNKS || threadIdx.x == 256;
+        for (int tile = p.tile0; tile < p.tile1 && brings; tile++, n_tiles++) {
             unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
             char *to = space + S::QUERIES + stage * S::STAGE;
             barrier_wait(bar.free_tile + stage, ~turn & 1);
