@@ -60,7 +60,7 @@ typedef struct {
     int64_t xk_row, xv_row;
     int first, n_tok; /* of expanded tokens, else 0 and no limit */
     cu_batch batch;
-    int seq0, group, heads, n_splits, window;
+    int seq0, group, heads, kv_heads, n_splits, window; /* kv_heads: of shares as in wide_work.cuh */
     float scale_log2; /* scale * log2(e) */
     cu_bf16 *out;
     int64_t out_stride;

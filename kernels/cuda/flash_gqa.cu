@@ -31,7 +31,7 @@ size_t cuda_scratch_flash_gqa(const op_call *call)
         bytes = flash_part_bytes<many_##dim>(flash_blocks_an_sm<many_##dim>() * 2);
     EACH_DIM(BYTES)
 #undef BYTES
-    return bytes;
+    return bytes > cuda_scratch_few_gqa() ? bytes : cuda_scratch_few_gqa();
 }
 
 template <typename S> static tpl_code run(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
@@ -66,6 +66,8 @@ tpl_code cuda_flash_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     bool few = (int64_t)o->batch->max_seq_rows * (o->heads / o->kv_heads) <= 16;
     if (o->batch->n_rows == 0)
         return TPL_OK;
+    if (cuda_few_has_gqa(o))
+        return cuda_few_gqa(ctx, o, e);
 #define RUN(dim)                                                                                                       \
     if (o->head_dim == dim)                                                                                            \
         return few ? run<few_##dim>(ctx, o, e) : run<many_##dim>(ctx, o, e);

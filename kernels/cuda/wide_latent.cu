@@ -298,7 +298,7 @@ static wide_cut cut_of(const op_attn_latent *o)
     c.n_m = (int)((vectors + c.mt - 1) / c.mt);
     int64_t runs = c.n_m > 0 ? cuda_sm_count() / c.n_m : 1;
     runs = runs < most ? runs : most;
-    c.n_runs = runs < 1 ? 1 : runs > 256 ? 256 : (int)runs;
+    c.n_runs = runs < 1 ? 1 : runs > (int)MAX_RUNS ? (int)MAX_RUNS : (int)runs;
     return c;
 }
 
@@ -398,6 +398,7 @@ tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     a.k2_off = o->rope_off;
     a.batch = cu_batch_of(o->batch);
     a.group = a.heads = o->heads;
+    a.kv_heads = 1;
     a.scale_log2 = o->scale * 1.44269504f;
     a.out = (cu_bf16 *)o->out.data;
     a.out_stride = o->out.stride;

@@ -50,6 +50,7 @@ template <typename S> static __device__ __forceinline__ wide_piece many_piece(co
     p.tile0 = max(cu_kept(a.kv.mod, a.kv.rem, from), a.first) / S::TN;
     p.tile1 = max((p.n_tok + S::TN - 1) / S::TN, p.tile0);
     p.clear_slots = a.window > 0 ? 0 : b.mask ? b.seq_prefix[p.seq] : slot0 + first_row + 1;
+    p.kv_head = blockIdx.y;
     p.tiles = p.place = 0;
     return p;
 }

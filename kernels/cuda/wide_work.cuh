@@ -1,9 +1,10 @@
 /* wide_work.cuh - decode attention's shares of a batch: every group of blocks takes as many tiles of tokens as any other.
- * For:    wide_latent.cu, wide_pair.cu and the kernel that joins their parts.
+ * For:    wide_latent.cu, flash_few.cu and the kernel that joins their parts.
  * Enter:  kernels/cuda only.
  * Owns:   nothing.
  * Fails:  never.
  *
+ * A sequence's key heads count as sequences of their own: its number is then seq * kv_heads + key head.
  * The tiles of all sequences, one sequence after the other, are cut into gridDim.y equal runs. A run is a few pieces, one
  * a sequence. A piece that is all of its sequence goes to the output; else it is one of the sequence's parts: of a
  * run, only the first piece can begin, and only the last can end, in the middle of a sequence, hence two places a run.
@@ -13,11 +14,12 @@
 
 #include "kernels/cuda/flash.cuh"
 
-/* Tiles of a sequence: at least one where it has rows, so that these are written. */
+/* Tiles of a sequence (n_seqs counts key heads too): at least one where it has rows, so that these are written. */
 static __device__ __forceinline__ int tiles_of(const flash_args &a, int n_seqs, int seq, int tile_tok)
 {
     if (seq >= n_seqs)
         return 0;
+    seq /= a.kv_heads;
     int rows = a.batch.seq_row0[seq + 1] - a.batch.seq_row0[seq];
     int kept = cu_kept(a.kv.mod, a.kv.rem, cu_slot0(a.batch, seq) + rows);
     return rows == 0 ? 0 : max(1, (kept + tile_tok - 1) / tile_tok);
@@ -31,6 +33,8 @@ static __device__ __forceinline__ int tiles_of_all(const flash_args &a, int n_se
         n += tiles_of(a, n_seqs, seq, tile_tok);
     return __reduce_add_sync(0xffffffffu, n);
 }
+
+enum { MAX_RUNS = 512 };
 
 static __device__ __forceinline__ int run_begin(int run, int n_runs, int n_tiles)
 {
@@ -50,7 +54,7 @@ typedef struct {
 } wide_run;
 
 typedef struct {
-    int seq, row0, n_vectors, n_tok, clear_slots;
+    int seq, kv_head, row0, n_vectors, n_tok, clear_slots;
     int tile0, tile1, tiles; /* of the sequence's `tiles` */
     int place;               /* 0 the run's first piece, else 1 */
 } wide_piece;
@@ -95,7 +99,8 @@ static __device__ __forceinline__ bool run_next(const flash_args &a, wide_run *r
     if (r->at >= r->end)
         return false;
     p->tiles = seek(a, r->n_seqs, r->tile_tok, r->at, &r->seq, &r->before);
-    p->seq = r->seq;
+    p->seq = r->seq / a.kv_heads;
+    p->kv_head = r->seq % a.kv_heads;
     p->row0 = a.batch.seq_row0[p->seq];
     int rows = a.batch.seq_row0[p->seq + 1] - p->row0;
     p->n_vectors = rows * a.group;
@@ -125,9 +130,10 @@ typedef struct {
 static __global__ void __launch_bounds__(128)
     wide_join_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j)
 {
-    __shared__ float weights[2 * 256];
-    __shared__ int places[2 * 256];
-    int row = blockIdx.x, head = blockIdx.y, seq = a.batch.row_seq[row], before = 0, first = 0;
+    __shared__ float weights[2 * MAX_RUNS];
+    __shared__ int places[2 * MAX_RUNS];
+    int row = blockIdx.x, head = blockIdx.y, batch_seq = a.batch.row_seq[row], before = 0, first = 0;
+    int seq = batch_seq * a.kv_heads + head / a.group;
     int n_all = tiles_of_all(a, j.n_seqs, j.tile_tok), n = tiles_of(a, j.n_seqs, seq, j.tile_tok);
     for (int s = threadIdx.x % 32; s < seq; s += 32)
         before += tiles_of(a, j.n_seqs, s, j.tile_tok);
@@ -136,10 +142,10 @@ static __global__ void __launch_bounds__(128)
     int n_parts = run_of(before + n - 1, j.n_runs, n_all) - first + 1;
     if (n_parts == 1 && j.wholes)
         return;
-    int vector = (row - a.batch.seq_row0[seq]) * a.group + head, m = vector / j.mt, r = vector % j.mt;
+    int vector = (row - a.batch.seq_row0[batch_seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;
     float top = -INFINITY, sum = 0;
     n_parts *= j.halves;
-    for (int i = threadIdx.x; i < n_parts; i += 128) {
+    for (int i = threadIdx.x; i < n_parts; i += blockDim.x) {
         int run = first + i / j.halves;
         places[i] = (int)part_at(run, run_begin(run, j.n_runs, n_all) < before, j.n_m, m, j.halves, i % j.halves);
         weights[i] = j.part_lse[(int64_t)places[i] * j.mt + r];
@@ -152,7 +158,7 @@ static __global__ void __launch_bounds__(128)
     float scale = sum > 0 ? 1 / sum : 0.f;
     if (a.lse && threadIdx.x == 0)
         a.lse[row * a.lse_stride + head] = sum > 0 ? top + logf(sum) : -INFINITY;
-    for (int c = threadIdx.x * 4; c < j.dv; c += 512) {
+    for (int c = threadIdx.x * 4; c < j.dv; c += blockDim.x * 4) {
         float v[4] = {0, 0, 0, 0};
 #pragma unroll 4
         for (int i = 0; i < n_parts; i++) {
