@@ -288,7 +288,7 @@ template <typename S> static tpl_code run(kernel_ctx *ctx, const flash_args &giv
 {
     static unsigned ready;
     flash_args a = given;
-    int n_runs = few_runs<S>(o), n_seqs = o->batch->n_seqs * o->kv_heads;
+    int n_runs = few_runs<S>(o), n_seqs = o->batch->n_seqs;
     if (!cu_done_here(&ready)) {
         cudaError_t rc =
             cudaFuncSetAttribute(few_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);

@@ -4,22 +4,21 @@
  * Owns:   nothing.
  * Fails:  never.
  *
- * A sequence's key heads count as sequences of their own: its number is then seq * kv_heads + key head.
- * The tiles of all sequences, one sequence after the other, are cut into gridDim.y equal runs. A run is a few pieces, one
- * a sequence. A piece that is all of its sequence goes to the output; else it is one of the sequence's parts: of a
- * run, only the first piece can begin, and only the last can end, in the middle of a sequence, hence two places a run.
+ * The tiles of all sequences and key heads, one after the other, are cut into gridDim.y equal runs. A run is a few pieces,
+ * one a sequence and key head. A piece that is all of its sequence goes to the output; else it is one of the sequence's
+ * parts: of a run, only the first piece can begin, and only the last can end, in the middle of a sequence, hence two
+ * places a run.
  * Lengths are read on the card, so that a recorded launch serves all of them. */
 #ifndef TPL_KERNELS_CUDA_WIDE_WORK_CUH
 #define TPL_KERNELS_CUDA_WIDE_WORK_CUH
 
 #include "kernels/cuda/flash.cuh"
 
-/* Tiles of a sequence (n_seqs counts key heads too): at least one where it has rows, so that these are written. */
+/* Tiles of a sequence and key head: at least one where it has rows, so that these are written. */
 static __device__ __forceinline__ int tiles_of(const flash_args &a, int n_seqs, int seq, int tile_tok)
 {
     if (seq >= n_seqs)
         return 0;
-    seq /= a.kv_heads;
     int rows = a.batch.seq_row0[seq + 1] - a.batch.seq_row0[seq];
     int kept = cu_kept(a.kv.mod, a.kv.rem, cu_slot0(a.batch, seq) + rows);
     return rows == 0 ? 0 : max(1, (kept + tile_tok - 1) / tile_tok);
@@ -31,7 +30,7 @@ static __device__ __forceinline__ int tiles_of_all(const flash_args &a, int n_se
     int n = 0;
     for (int seq = threadIdx.x % 32; seq < n_seqs; seq += 32)
         n += tiles_of(a, n_seqs, seq, tile_tok);
-    return __reduce_add_sync(0xffffffffu, n);
+    return __reduce_add_sync(0xffffffffu, n) * a.kv_heads;
 }
 
 enum { MAX_RUNS = 512 };
@@ -49,7 +48,7 @@ static __device__ __forceinline__ int run_of(int tile, int n_runs, int n_tiles)
 
 typedef struct {
     int at, end;     /* of the run's tiles, what is left */
-    int seq, before; /* a sequence at or before the next piece's, and the tiles before it */
+    int seq, before; /* a sequence at or before the next piece's, and the tiles before its first key head */
     int n_seqs, tile_tok, pieces;
 } wide_run;
 
@@ -71,12 +70,12 @@ static __device__ __forceinline__ wide_run run_open(const flash_args &a, int n_s
     return r;
 }
 
-/* Moves to the sequence that holds tile `at`, which is below the number of all tiles; returns its own number of tiles. */
+/* Moves to the sequence that holds tile `at`, which is below the number of all tiles; returns its tiles a key head. */
 static __device__ __forceinline__ int seek(const flash_args &a, int n_seqs, int tile_tok, int at, int *seq, int *before)
 {
     int lane = threadIdx.x % 32;
     for (;; *seq += 32) {
-        int own = tiles_of(a, n_seqs, *seq + lane, tile_tok), sum = own;
+        int own = tiles_of(a, n_seqs, *seq + lane, tile_tok) * a.kv_heads, sum = own;
 #pragma unroll
         for (int d = 1; d < 32; d *= 2) {
             int more = __shfl_up_sync(0xffffffffu, sum, d);
@@ -87,7 +86,7 @@ static __device__ __forceinline__ int seek(const flash_args &a, int n_seqs, int 
             int hit = __ffs(past) - 1;
             *seq += hit;
             *before += __shfl_sync(0xffffffffu, sum - own, hit);
-            return __shfl_sync(0xffffffffu, own, hit);
+            return __shfl_sync(0xffffffffu, own, hit) / a.kv_heads;
         }
         *before += __shfl_sync(0xffffffffu, sum, 31);
     }
@@ -99,17 +98,18 @@ static __device__ __forceinline__ bool run_next(const flash_args &a, wide_run *r
     if (r->at >= r->end)
         return false;
     p->tiles = seek(a, r->n_seqs, r->tile_tok, r->at, &r->seq, &r->before);
-    p->seq = r->seq / a.kv_heads;
-    p->kv_head = r->seq % a.kv_heads;
+    p->seq = r->seq;
+    p->kv_head = (r->at - r->before) / p->tiles;
+    int before = r->before + p->kv_head * p->tiles;
     p->row0 = a.batch.seq_row0[p->seq];
     int rows = a.batch.seq_row0[p->seq + 1] - p->row0;
     p->n_vectors = rows * a.group;
     p->n_tok = cu_kept(a.kv.mod, a.kv.rem, cu_slot0(a.batch, p->seq) + rows);
     p->clear_slots = a.batch.seq_prefix[p->seq];
-    p->tile0 = r->at - r->before;
-    p->tile1 = min(p->tiles, r->end - r->before);
+    p->tile0 = r->at - before;
+    p->tile1 = min(p->tiles, r->end - before);
     p->place = r->pieces++ > 0;
-    r->at = r->before + p->tile1;
+    r->at = before + p->tile1;
     return true;
 }
 
@@ -132,17 +132,16 @@ static __global__ void __launch_bounds__(128)
 {
     __shared__ float weights[2 * MAX_RUNS];
     __shared__ int places[2 * MAX_RUNS];
-    int row = blockIdx.x, head = blockIdx.y, batch_seq = a.batch.row_seq[row], before = 0, first = 0;
-    int seq = batch_seq * a.kv_heads + head / a.group;
+    int row = blockIdx.x, head = blockIdx.y, seq = a.batch.row_seq[row], before = 0, first = 0;
     int n_all = tiles_of_all(a, j.n_seqs, j.tile_tok), n = tiles_of(a, j.n_seqs, seq, j.tile_tok);
     for (int s = threadIdx.x % 32; s < seq; s += 32)
         before += tiles_of(a, j.n_seqs, s, j.tile_tok);
-    before = __reduce_add_sync(0xffffffffu, before);
+    before = __reduce_add_sync(0xffffffffu, before) * a.kv_heads + head / a.group * n;
     first = run_of(before, j.n_runs, n_all);
     int n_parts = run_of(before + n - 1, j.n_runs, n_all) - first + 1;
     if (n_parts == 1 && j.wholes)
         return;
-    int vector = (row - a.batch.seq_row0[batch_seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;
+    int vector = (row - a.batch.seq_row0[seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;
     float top = -INFINITY, sum = 0;
     n_parts *= j.halves;
     for (int i = threadIdx.x; i < n_parts; i += blockDim.x) {
