@@ -273,10 +273,10 @@ bool cuda_few_has_gqa(const op_attn_gqa *o)
 template <typename S> static int few_runs(const op_attn_gqa *o)
 {
     int64_t tiles = (cu_kept(o->kv.mod, 0, o->batch->max_slots) + S::TN - 1) / S::TN;
-    int64_t most = tiles * o->kv_heads * o->batch->n_seqs;
-    int each = 228 * 1024 / ((int)S::SHARED_BYTES + 1024), runs = cuda_sm_count() * (each < 1 ? 1 : each > 4 ? 4 : each);
-    runs = runs < (int)MAX_RUNS ? runs : (int)MAX_RUNS;
-    return most < runs ? most < 1 ? 1 : (int)most : runs;
+    int each = 228 * 1024 / ((int)S::SHARED_BYTES + 1024);
+    wide_price p = {.work_ns = 1500, .tile_ns = 4.0 * S::TN * S::DIM / 3e3, .parts_ns = 2.0 * 16 * S::DIM * sizeof(float) / 3e3};
+    return cheapest_runs(p, (int64_t)cuda_sm_count() * (each < 1 ? 1 : each > 4 ? 4 : each),
+                         (int64_t)o->kv_heads * o->batch->n_seqs, tiles < 1 ? 1 : tiles);
 }
 
 size_t cuda_scratch_few_gqa(void)
@@ -303,9 +303,7 @@ template <typename S> static tpl_code run(kernel_ctx *ctx, const flash_args &giv
     if (n_runs == 1)
         return TPL_OK;
     wide_join j = {a.part_o, a.part_lse, n_runs, n_seqs, S::TN, 16, 1, 1, S::DIM, 1};
-    dim3 all((unsigned)o->batch->n_rows, (unsigned)o->heads);
-    wide_join_kernel<<<all, 32, 0, cu_stream(ctx)>>>(a, j);
-    return cu_launched("attn_gqa", e);
+    return join_runs(ctx, a, j, o->heads, "attn_gqa", e);
 }
 
 tpl_code cuda_few_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)

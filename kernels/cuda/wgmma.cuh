@@ -212,17 +212,6 @@ static __device__ __forceinline__ void barrier_expect(uint64_t *at, int bytes)
 #endif
 }
 
-/* Arrives at the same barrier of another block of the cluster. */
-static __device__ __forceinline__ void barrier_arrive_at(uint64_t *at, int block)
-{
-#if WIDE_CODE
-    asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" ::"r"(smem_at(at)),
-                 "r"(block)
-                 : "memory");
-#endif
-}
-
 /* Until the phase of that parity has ended; parity 1 of a new barrier has. */
 static __device__ __forceinline__ void barrier_wait(uint64_t *at, unsigned parity)
 {

@@ -16,13 +16,12 @@
 #include "kernels/cuda/wide_work.cuh"
 
 /* How tiles come in: each thread its 16 bytes, from pages of any length; or whole boxes by a tensor map, from pages of
- * whole tiles; or these for two blocks at once, a cluster, whose vectors see the same tokens. */
-typedef enum { BY_CHUNKS, BY_BOXES, BY_SHARED_BOXES } wide_way;
+ * whole tiles. (Boxes for two blocks at once, by multicast, were slower than two blocks that meet in the L2 cache.) */
+typedef enum { BY_CHUNKS, BY_BOXES } wide_way;
 
 template <int LAT_, int ROPE_, int MT_, int STAGES_, int EXTRA_, wide_way WAY_> struct wide_shape {
     static const wide_way WAY = WAY_;
     enum {
-        CLUSTER = WAY_ == BY_SHARED_BOXES ? 2 : 1,
         LAT = LAT_,
         BLOCKS = (LAT_ + ROPE_) / 64,
         LAT_BLOCKS = LAT_ / 64,
@@ -57,7 +56,7 @@ template <typename S> static __device__ __forceinline__ void barriers_open(wide_
     barrier_init(b.free_queries, 8);
     for (int i = 0; i < S::STAGES; i++) {
         barrier_init(b.tile + i, S::WAY == BY_CHUNKS ? 128 : 1);
-        barrier_init(b.free_tile + i, readers * S::CLUSTER);
+        barrier_init(b.free_tile + i, readers);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -65,11 +64,11 @@ template <typename S> static __device__ __forceinline__ void barriers_open(wide_
 /* ---- bringing in: lane l of a warp brings chunk l % 8 of a row and block; four rows at a time ---- */
 
 template <typename S>
-static __device__ __forceinline__ void bring_queries(const flash_args &a, const wide_piece &p, int m0, int n, char *to)
+static __device__ __forceinline__ void bring_queries(const flash_args &a, const wide_piece &p, int m0, char *to)
 {
     int warp = threadIdx.x / 32 % 4, row = threadIdx.x % 32 / 8, c = threadIdx.x % 8;
 #pragma unroll 1
-    for (int r = warp * 4 + row; r < n; r += 16) {
+    for (int r = warp * 4 + row; r < S::MT; r += 16) {
         int m = m0 + r;
         bool there = m < p.n_vectors;
         int64_t q_row = p.row0 + (there ? m / a.group : 0), head = there ? m % a.group : 0;
@@ -112,37 +111,42 @@ static __device__ __forceinline__ void bring_tile(const flash_args &a, const cu_
     }
 }
 
-/* The box of 64 columns from x and TN rows from y, to the same place in all blocks of a cluster that `blocks` names. */
-template <typename S>
-static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full)
+/* The box of 64 columns from x and TN rows from y. `hint`: what the L2 cache is to do with it. */
+static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full,
+                                                 uint64_t hint)
 {
 #if WIDE_CODE
-    if constexpr (S::CLUSTER == 1)
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
-                     "[%2];" ::"r"(smem_at(to)),
-                     "l"(map), "r"(smem_at(full)), "r"(x), "r"(y)
-                     : "memory");
-    else
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-                     "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(smem_at(to)),
-                     "l"(map), "r"(smem_at(full)), "r"(x), "r"(y), "h"((short)3)
-                     : "memory");
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+                 "[%1, {%3, %4}], [%2], %5;" ::"r"(smem_at(to)),
+                 "l"(map), "r"(smem_at(full)), "r"(x), "r"(y), "l"(hint)
+                 : "memory");
 #endif
+}
+
+/* Tiles that one block alone reads are the first to leave the L2 cache; parts stay in it. */
+static __device__ __forceinline__ uint64_t box_hint(bool alone)
+{
+    uint64_t hint = 0;
+#if WIDE_CODE
+    if (alone)
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(hint));
+    else
+        asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(hint));
+#endif
+    return hint;
 }
 
 /* One thread. A sequence without a token here has no page: then nothing comes. */
 template <typename S>
 static __device__ __forceinline__ void bring_boxes(const flash_args &a, const CUtensorMap *map, int y, char *to,
-                                                   uint64_t *full)
+                                                   uint64_t *full, uint64_t hint)
 {
-    int rank = S::CLUSTER == 1 ? 0 : blockIdx.x % S::CLUSTER;
-    barrier_expect(full, y < 0 ? 0 : S::STAGE);
+    barrier_expect(full, y < 0 ? 0 : (int)S::STAGE);
     if (y < 0)
         return;
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++)
-        if (b % S::CLUSTER == rank)
-            bring_box<S>(map, b < S::LAT_BLOCKS ? a.k_off + b * 64 : a.k2_off, y, to + b * S::TILE_BLOCK, full);
+        bring_box(map, b < S::LAT_BLOCKS ? a.k_off + b * 64 : a.k2_off, y, to + b * S::TILE_BLOCK, full, hint);
 }
 
 static __device__ __forceinline__ int box_row(const flash_args &a, const wide_piece &p, int t0)
@@ -153,31 +157,26 @@ static __device__ __forceinline__ int box_row(const flash_args &a, const wide_pi
     return page * a.kv.page_tok + t0 % a.kv.page_tok;
 }
 
-/* Whether a block, or its cluster, has nothing to do with a piece. */
-template <typename S> static __device__ __forceinline__ bool is_skipped(const wide_piece &p, int mt)
-{
-    return (int)(blockIdx.x / S::CLUSTER * S::CLUSTER) * mt >= p.n_vectors;
-}
-
-/* The third warpgroup; `mt`: vectors of the block. */
+/* The third warpgroup. */
 template <typename S>
-static __device__ __forceinline__ void bring(const flash_args &a, const CUtensorMap *map, int n_seqs, int mt, char *space,
+static __device__ __forceinline__ void bring(const flash_args &a, const CUtensorMap *map, int n_seqs, char *space,
                                              wide_barriers bar)
 {
     wide_run run = run_open(a, n_seqs, S::TN);
     wide_piece p;
     unsigned n_pieces = 0, n_tiles = 0;
     const cu_bf16 *from[4];
-    int y = 0;
+    int y = 0, m0 = blockIdx.x * S::MT;
+    uint64_t hint = S::WAY == BY_CHUNKS ? 0 : box_hint(gridDim.x == 1);
     while (run_next(a, &run, &p)) {
-        if (is_skipped<S>(p, mt))
+        if (m0 >= p.n_vectors)
             continue;
         if constexpr (S::WAY == BY_CHUNKS)
             find_tile<S>(a, p, p.tile0, from);
         else
             y = box_row(a, p, p.tile0 * S::TN);
         barrier_wait(bar.free_queries, ~n_pieces++ & 1);
-        bring_queries<S>(a, p, blockIdx.x * mt, mt, space);
+        bring_queries<S>(a, p, m0, space);
         barrier_arrive_after_copies(bar.queries);
         bool brings = S::WAY == BY_CHUNKS || threadIdx.x == 256;
         for (int tile = p.tile0; tile < p.tile1 && brings; tile++, n_tiles++) {
@@ -190,7 +189,7 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
                 if (tile + 1 < p.tile1)
                     find_tile<S>(a, p, tile + 1, from);
             } else {
-                bring_boxes<S>(a, map, y, to, bar.tile + stage);
+                bring_boxes<S>(a, map, y, to, bar.tile + stage, hint);
                 if (tile + 1 < p.tile1)
                     y = box_row(a, p, (tile + 1) * S::TN);
             }
@@ -225,22 +224,11 @@ template <typename S> static __device__ __forceinline__ void await_tile(uint64_t
         wide_show();
 }
 
-/* A warp has done with a stage; in a cluster both blocks must have. */
-template <typename S> static __device__ __forceinline__ void release_tile(uint64_t *free_tile)
+/* A warp has done with a stage. */
+static __device__ __forceinline__ void release_tile(uint64_t *free_tile)
 {
     if (threadIdx.x % 32 == 0)
         barrier_arrive(free_tile);
-    if (S::CLUSTER == 2 && threadIdx.x % 32 == 0)
-        barrier_arrive_at(free_tile, (blockIdx.x & 1) ^ 1);
-}
-
-/* All barriers of a cluster's blocks stand; none is gone while another may use them. */
-template <typename S> static __device__ __forceinline__ void meet_blocks()
-{
-    if constexpr (S::CLUSTER == 1)
-        __syncthreads();
-    else
-        asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 }
 
 /* ---- what multiplying warps do ---- */

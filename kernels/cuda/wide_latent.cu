@@ -99,7 +99,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
     uint64_t q = wide_operand(space, 0), pr = wide_operand(s.probabilities, 0);
     float o[N][4];
     while (run_next(a, &run, &p)) {
-        if (is_skipped<S>(p, S::MT))
+        if (m0 >= p.n_vectors)
             continue;
         wide_rows w = wide_rows_of(a, p, m0, 0);
 #pragma unroll
@@ -135,7 +135,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
             wide_commit();
             wide_wait<0>();
             wide_pin(o);
-            release_tile<S>(bar.free_tile + stage);
+            release_tile(bar.free_tile + stage);
         }
         if (lane == 0)
             barrier_arrive(bar.free_queries);
@@ -156,38 +156,39 @@ static __global__ void __launch_bounds__(S::THREADS, 1)
     wide_barriers bar = barriers_of<S>(space_split);
     if (threadIdx.x == 0)
         barriers_open<S>(bar, 8);
-    meet_blocks<S>();
+    __syncthreads();
     if (threadIdx.x >= 256) {
         registers_down<40>();
-        bring<S>(a, &map, n_seqs, S::MT, space_split, bar);
+        bring<S>(a, &map, n_seqs, space_split, bar);
     } else {
         registers_up<232>();
         split_multiply<S>(a, n_seqs, space_split, bar);
     }
-    if (S::CLUSTER > 1)
-        meet_blocks<S>();
 }
 
 /* ---- latents of 256 and 128 ---- */
 
+/* 128 vectors; or 64, of which a warpgroup has every second tile: then its stages are its own. */
 template <wide_way WAY> using alone_256 = wide_shape<256, 64, 128, 3, 0, WAY>;
 template <wide_way WAY> using alone_128 = wide_shape<128, 64, 128, 4, 0, WAY>;
+template <wide_way WAY> using turns_256 = wide_shape<256, 64, 64, 4, 0, WAY>;
+template <wide_way WAY> using turns_128 = wide_shape<128, 64, 64, 6, 0, WAY>;
 
 template <typename S>
-static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, bool by_tiles, char *space,
-                                                      wide_barriers bar)
+static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
 {
-    enum { N = S::LAT / 8 };
+    enum { N = S::LAT / 8, TURNS = S::MT == 64 };
+    static_assert(!TURNS || S::STAGES % 2 == 0, "a stage belongs to one warpgroup");
     wide_run run = run_open(a, n_seqs, S::TN);
     wide_piece p;
     unsigned n_pieces = 0, n_tiles = 0;
-    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, half = by_tiles ? 0 : wg;
-    int m0 = blockIdx.x * (by_tiles ? 64 : S::MT);
+    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, half = TURNS ? 0 : wg;
+    int m0 = blockIdx.x * S::MT;
     uint64_t q = wide_operand(space + half * 64 * 128, 0);
     float o[N][4], v[8][4];
     unsigned prob[4][4];
     while (run_next(a, &run, &p)) {
-        if (is_skipped<S>(p, by_tiles ? 64 : (int)S::MT))
+        if (m0 >= p.n_vectors)
             continue;
         wide_rows w = wide_rows_of(a, p, m0 + half * 64, 0);
 #pragma unroll
@@ -198,7 +199,7 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
         for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
             unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
             char *at = space + S::QUERIES + stage * S::STAGE;
-            if (by_tiles && (tile - p.tile0) % 2 != wg)
+            if (TURNS && (int)n_tiles % 2 != wg)
                 continue;
             await_tile<S>(bar.tile + stage, turn & 1);
             wide_scores<S>(q, wide_operand(at, 0), v);
@@ -217,38 +218,35 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
             wide_commit();
             wide_wait<0>();
             wide_pin(o);
-            release_tile<S>(bar.free_tile + stage);
+            release_tile(bar.free_tile + stage);
         }
         if (lane == 0)
             barrier_arrive(bar.free_queries);
         wide_sum_lanes(&w);
-        int halves = by_tiles ? 2 : 1;
-        int64_t part = !by_tiles && p.tile1 - p.tile0 == p.tiles
+        int64_t part = !TURNS && p.tile1 - p.tile0 == p.tiles
                            ? -1
-                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, halves, by_tiles ? wg : 0);
-        wide_store<N>(a, w, S::LAT, 0, part, by_tiles ? 64 : (int)S::MT, half * 64, o);
+                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1 + TURNS, TURNS ? wg : 0);
+        wide_store<N>(a, w, S::LAT, 0, part, S::MT, half * 64, o);
         n_pieces++;
     }
 }
 
 template <typename S>
 static __global__ void __launch_bounds__(S::THREADS, 1)
-    alone_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs, bool by_tiles)
+    alone_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
 {
     extern __shared__ __align__(1024) char space_alone[];
     wide_barriers bar = barriers_of<S>(space_alone);
     if (threadIdx.x == 0)
-        barriers_open<S>(bar, by_tiles ? 4 : 8);
-    meet_blocks<S>();
+        barriers_open<S>(bar, S::MT == 64 ? 4 : 8);
+    __syncthreads();
     if (threadIdx.x >= 256) {
         registers_down<40>();
-        bring<S>(a, &map, n_seqs, by_tiles ? 64 : (int)S::MT, space_alone, bar);
+        bring<S>(a, &map, n_seqs, space_alone, bar);
     } else {
         registers_up<232>();
-        alone_multiply<S>(a, n_seqs, by_tiles, space_alone, bar);
+        alone_multiply<S>(a, n_seqs, space_alone, bar);
     }
-    if (S::CLUSTER > 1)
-        meet_blocks<S>();
 }
 
 /* ---- launching ---- */
@@ -281,24 +279,20 @@ bool cuda_wide_has_latent(const op_attn_latent *o)
 
 /* How a call is cut. */
 typedef struct {
-    int mt, n_m, n_runs, halves;
+    int n_m, n_runs, halves;
 } wide_cut;
 
-#ifndef WIDE_LEAST_TILES
-#define WIDE_LEAST_TILES 1
-#endif
-
-static wide_cut cut_of(const op_attn_latent *o)
+/* A tile of 64 tokens costs two warpgroups about 32 cycles for each 64 x 64 x 16 products at 1.6 GHz, and a softmax. */
+template <typename S> static wide_cut cut_of(const op_attn_latent *o)
 {
+    enum { TURNS = S::LAT < 512 && S::MT == 64 };
     const batch_view *b = o->batch;
     int64_t vectors = (int64_t)b->max_seq_rows * o->heads, tiles = (cu_kept(o->kv.mod, 0, b->max_slots) + 63) / 64;
-    bool alone = o->lat < 512, by_tiles = alone && vectors <= 64;
-    wide_cut c = {.mt = alone && !by_tiles ? 128 : 64, .n_m = 0, .n_runs = 0, .halves = by_tiles ? 2 : 1};
-    int64_t least = WIDE_LEAST_TILES * c.halves, most = b->n_seqs * ((tiles + least - 1) / least);
-    c.n_m = (int)((vectors + c.mt - 1) / c.mt);
-    int64_t runs = c.n_m > 0 ? cuda_sm_count() / c.n_m : 1;
-    runs = runs < most ? runs : most;
-    c.n_runs = runs < 1 ? 1 : runs > (int)MAX_RUNS ? (int)MAX_RUNS : (int)runs;
+    wide_cut c = {.n_m = (int)((vectors + S::MT - 1) / S::MT), .n_runs = 1, .halves = 1 + TURNS};
+    int64_t most = c.n_m > 0 ? cuda_sm_count() / c.n_m : 1;
+    double parts = 2.0 * S::MT * S::LAT * sizeof(float) * c.halves * c.n_m;
+    wide_price p = {.work_ns = S::LAT == 512 ? 2000 : TURNS ? 1100 : 2200, .tile_ns = S::STAGE / 3e3, .parts_ns = parts / 3e3};
+    c.n_runs = cheapest_runs(p, most < 1 ? 1 : most, b->n_seqs, tiles < 1 ? 1 : tiles);
     return c;
 }
 
@@ -325,7 +319,6 @@ static bool map_of(const kv_view *kv, CUtensorMap *map)
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-/* Launches a kernel of two: clusters along x where the shape has them. */
 template <typename S, typename K, typename... A>
 static tpl_code launch(kernel_ctx *ctx, K *kernel, wide_cut c, tpl_err *e, const A &...args)
 {
@@ -336,38 +329,25 @@ static tpl_code launch(kernel_ctx *ctx, K *kernel, wide_cut c, tpl_err *e, const
     if (rc != cudaSuccess)
         return tpl_fail(e, TPL_E_DEVICE, "attn_latent", "needs %d bytes of shared memory a block: %s",
                         (int)S::SHARED_BYTES, cudaGetErrorString(rc));
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {S::CLUSTER, 1, 1};
-    cudaLaunchConfig_t how = {};
-    how.gridDim = dim3((unsigned)c.n_m, (unsigned)c.n_runs);
-    how.blockDim = dim3(S::THREADS);
-    how.dynamicSmemBytes = S::SHARED_BYTES;
-    how.stream = cu_stream(ctx);
-    how.attrs = &cluster;
-    how.numAttrs = S::CLUSTER > 1;
-    rc = cudaLaunchKernelEx(&how, kernel, args...);
-    return rc == cudaSuccess ? cu_launched("attn_latent", e)
-                             : tpl_fail(e, TPL_E_DEVICE, "attn_latent", "launch failed: %s", cudaGetErrorString(rc));
+    kernel<<<dim3((unsigned)c.n_m, (unsigned)c.n_runs), S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(args...);
+    return cu_launched("attn_latent", e);
 }
 
 template <typename S>
 static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, const CUtensorMap &map, tpl_err *e)
 {
-    wide_cut c = cut_of(o);
+    wide_cut c = cut_of<S>(o);
     int64_t parts = (int64_t)c.n_runs * 2 * c.n_m * c.halves;
     a.part_o = (float *)ctx->scratch;
-    a.part_lse = a.part_o + parts * c.mt * S::LAT;
+    a.part_lse = a.part_o + parts * S::MT * S::LAT;
     if constexpr (S::LAT == 512)
         TPL_TRY(launch<S>(ctx, split_kernel<S>, c, e, a, map, (int)o->batch->n_seqs));
     else
-        TPL_TRY(launch<S>(ctx, alone_kernel<S>, c, e, a, map, (int)o->batch->n_seqs, c.halves == 2));
+        TPL_TRY(launch<S>(ctx, alone_kernel<S>, c, e, a, map, (int)o->batch->n_seqs));
     if (c.n_runs == 1 && c.halves == 1)
         return TPL_OK;
-    wide_join j = {a.part_o, a.part_lse, c.n_runs, o->batch->n_seqs, 64, c.mt, c.n_m, c.halves, S::LAT, c.halves == 1};
-    dim3 all((unsigned)o->batch->n_rows, (unsigned)o->heads);
-    wide_join_kernel<<<all, 128, 0, cu_stream(ctx)>>>(a, j);
-    return cu_launched("attn_latent", e);
+    wide_join j = {a.part_o, a.part_lse, c.n_runs, o->batch->n_seqs, S::TN, S::MT, c.n_m, c.halves, S::LAT, c.halves == 1};
+    return join_runs(ctx, a, j, o->heads, "attn_latent", e);
 }
 
 template <template <wide_way> class S>
@@ -376,8 +356,6 @@ static tpl_code run_by(kernel_ctx *ctx, const flash_args &a, const op_attn_laten
     CUtensorMap map = {};
     if (o->kv.page_tok % 64 || !map_of(&o->kv, &map))
         return run<S<BY_CHUNKS>>(ctx, a, o, map, e);
-    if (cut_of(o).n_m % 2 == 0)
-        return run<S<BY_SHARED_BOXES>>(ctx, a, o, map, e);
     return run<S<BY_BOXES>>(ctx, a, o, map, e);
 }
 
@@ -404,7 +382,10 @@ tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     a.out_stride = o->out.stride;
     a.lse = (float *)o->lse.data;
     a.lse_stride = o->lse.stride;
+    bool few = (int64_t)o->batch->max_seq_rows * o->heads <= 64;
     if (o->lat == 512)
         return run_by<split_512>(ctx, a, o, e);
-    return o->lat == 256 ? run_by<alone_256>(ctx, a, o, e) : run_by<alone_128>(ctx, a, o, e);
+    if (o->lat == 256)
+        return few ? run_by<turns_256>(ctx, a, o, e) : run_by<alone_256>(ctx, a, o, e);
+    return few ? run_by<turns_128>(ctx, a, o, e) : run_by<alone_128>(ctx, a, o, e);
 }

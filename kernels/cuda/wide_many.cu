@@ -249,6 +249,7 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
             wide_wait<1>();
             wide_pin(v);
             many_soften<S>(a, p, n, bar, &w, v);
+            wide_pin(v); /* before the wait, not after it */
             wide_wait<0>();
             wide_pin(o);
             if (lane == 0)

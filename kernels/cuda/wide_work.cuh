@@ -35,6 +35,12 @@ static __device__ __forceinline__ int tiles_of_all(const flash_args &a, int n_se
 
 enum { MAX_RUNS = 512 };
 
+/* Runs that have tiles. */
+static __device__ __forceinline__ int runs_used(int n_runs, int n_tiles)
+{
+    return min(n_runs, n_tiles);
+}
+
 static __device__ __forceinline__ int run_begin(int run, int n_runs, int n_tiles)
 {
     return (int)((int64_t)run * n_tiles / n_runs);
@@ -61,9 +67,9 @@ typedef struct {
 static __device__ __forceinline__ wide_run run_open(const flash_args &a, int n_seqs, int tile_tok)
 {
     wide_run r;
-    int n = tiles_of_all(a, n_seqs, tile_tok);
-    r.at = run_begin(blockIdx.y, gridDim.y, n);
-    r.end = run_begin(blockIdx.y + 1, gridDim.y, n);
+    int n = tiles_of_all(a, n_seqs, tile_tok), n_runs = runs_used(gridDim.y, n), own = min((int)blockIdx.y, n_runs);
+    r.at = n > 0 ? run_begin(own, n_runs, n) : 0;
+    r.end = n > 0 ? run_begin(min(own + 1, n_runs), n_runs, n) : 0;
     r.seq = r.before = r.pieces = 0;
     r.n_seqs = n_seqs;
     r.tile_tok = tile_tok;
@@ -113,7 +119,7 @@ static __device__ __forceinline__ bool run_next(const flash_args &a, wide_run *r
     return true;
 }
 
-/* ---- joining parts: grid (rows, heads), a thread four columns of DV ---- */
+/* ---- joining parts: grid (rows, heads), JOIN_WAYS threads for every four columns ---- */
 
 /* Where parts lie: [run][place][tile of MT vectors][half] of [MT, DV] and of [MT]. */
 static __device__ __forceinline__ int64_t part_at(int run, int place, int n_m, int m, int halves, int half)
@@ -121,58 +127,118 @@ static __device__ __forceinline__ int64_t part_at(int run, int place, int n_m, i
     return (((int64_t)run * 2 + place) * n_m + m) * halves + half;
 }
 
+enum { JOIN_WAYS = 4, JOIN_MOST = 512 / 4 * JOIN_WAYS };
+
 typedef struct {
     const float *part_o, *part_lse;
     int n_runs, n_seqs, tile_tok, mt, n_m, halves, dv;
     int wholes; /* sequences in one piece are written already */
 } wide_join;
 
-static __global__ void __launch_bounds__(128)
+/* By one warp: the parts' shares of the sum, in place of their log-sum-exps; returns the whole's. */
+static __device__ __forceinline__ float join_weights(int n_parts, float *weights)
+{
+    float top = -INFINITY, sum = 0;
+    for (int i = threadIdx.x; i < n_parts; i += 32)
+        top = fmaxf(top, weights[i]);
+    for (int d = 16; d > 0; d /= 2)
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    for (int i = threadIdx.x; i < n_parts; i += 32) {
+        weights[i] = top > -INFINITY ? __expf(weights[i] - top) : 0.f;
+        sum += weights[i];
+    }
+    sum = cu_warp_sum(sum);
+    for (int i = threadIdx.x; i < n_parts; i += 32)
+        weights[i] *= sum > 0 ? 1 / sum : 0.f;
+    return sum > 0 ? top + logf(sum) : -INFINITY;
+}
+
+static __global__ void __launch_bounds__(JOIN_MOST)
     wide_join_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j)
 {
     __shared__ float weights[2 * MAX_RUNS];
     __shared__ int places[2 * MAX_RUNS];
-    int row = blockIdx.x, head = blockIdx.y, seq = a.batch.row_seq[row], before = 0, first = 0;
+    __shared__ float4 sums[JOIN_MOST];
+    int row = blockIdx.x, head = blockIdx.y, seq = a.batch.row_seq[row], before = 0;
     int n_all = tiles_of_all(a, j.n_seqs, j.tile_tok), n = tiles_of(a, j.n_seqs, seq, j.tile_tok);
+    int n_runs = runs_used(j.n_runs, n_all);
     for (int s = threadIdx.x % 32; s < seq; s += 32)
         before += tiles_of(a, j.n_seqs, s, j.tile_tok);
     before = __reduce_add_sync(0xffffffffu, before) * a.kv_heads + head / a.group * n;
-    first = run_of(before, j.n_runs, n_all);
-    int n_parts = run_of(before + n - 1, j.n_runs, n_all) - first + 1;
+    int first = run_of(before, n_runs, n_all), n_parts = run_of(before + n - 1, n_runs, n_all) - first + 1;
     if (n_parts == 1 && j.wholes)
         return;
     int vector = (row - a.batch.seq_row0[seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;
-    float top = -INFINITY, sum = 0;
     n_parts *= j.halves;
     for (int i = threadIdx.x; i < n_parts; i += blockDim.x) {
         int run = first + i / j.halves;
-        places[i] = (int)part_at(run, run_begin(run, j.n_runs, n_all) < before, j.n_m, m, j.halves, i % j.halves);
+        places[i] = (int)part_at(run, run_begin(run, n_runs, n_all) < before, j.n_m, m, j.halves, i % j.halves);
         weights[i] = j.part_lse[(int64_t)places[i] * j.mt + r];
     }
     __syncthreads();
-    for (int i = 0; i < n_parts; i++)
-        top = fmaxf(top, weights[i]);
-    for (int i = 0; i < n_parts; i++)
-        sum += top > -INFINITY ? __expf(weights[i] - top) : 0.f;
-    float scale = sum > 0 ? 1 / sum : 0.f;
-    if (a.lse && threadIdx.x == 0)
-        a.lse[row * a.lse_stride + head] = sum > 0 ? top + logf(sum) : -INFINITY;
-    for (int c = threadIdx.x * 4; c < j.dv; c += blockDim.x * 4) {
-        float v[4] = {0, 0, 0, 0};
-#pragma unroll 4
-        for (int i = 0; i < n_parts; i++) {
-            float w = top > -INFINITY ? __expf(weights[i] - top) * scale : 0.f;
-            if (w == 0)
-                continue;
-            float4 o = *(const float4 *)(j.part_o + ((int64_t)places[i] * j.mt + r) * j.dv + c);
-            v[0] += w * o.x;
-            v[1] += w * o.y;
-            v[2] += w * o.z;
-            v[3] += w * o.w;
-        }
-        uint2 *to = (uint2 *)(a.out + row * a.out_stride + (int64_t)head * j.dv + c);
-        *to = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
+    if (threadIdx.x < 32) {
+        float lse = join_weights(n_parts, weights);
+        if (a.lse && threadIdx.x == 0)
+            a.lse[row * a.lse_stride + head] = lse;
     }
+    __syncthreads();
+    int n_c = j.dv / 4, way = threadIdx.x / n_c, c = threadIdx.x % n_c;
+    float4 v = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = way; i < n_parts; i += JOIN_WAYS) {
+        float4 o = *(const float4 *)(j.part_o + ((int64_t)places[i] * j.mt + r) * j.dv + c * 4);
+        float by = weights[i];
+        v.x += by * o.x;
+        v.y += by * o.y;
+        v.z += by * o.z;
+        v.w += by * o.w;
+    }
+    sums[threadIdx.x] = v;
+    __syncthreads();
+    if (way > 0)
+        return;
+    for (int i = 1; i < JOIN_WAYS; i++) {
+        float4 o = sums[i * n_c + c];
+        v.x += o.x;
+        v.y += o.y;
+        v.z += o.z;
+        v.w += o.w;
+    }
+    *(uint2 *)(a.out + row * a.out_stride + (int64_t)head * j.dv + c * 4) = make_uint2(pack(v.x, v.y), pack(v.z, v.w));
+}
+
+/* ---- how many runs ---- */
+
+/* What one costs, in ns: a tile's work, a tile's bytes and a run's parts, at 3 bytes a ps. `units`: sequences times key
+ * heads, of `tiles` at most each. Runs that end with sequences have half the parts of others. */
+typedef struct {
+    double work_ns, tile_ns, parts_ns;
+} wide_price;
+
+static inline double runs_cost(wide_price p, int64_t runs, int64_t units, int64_t tiles)
+{
+    bool even = runs % units == 0;
+    int64_t each = even ? (tiles * units + runs - 1) / runs : tiles * units / runs + 1;
+    double tile = p.work_ns > p.tile_ns * (double)runs ? p.work_ns : p.tile_ns * (double)runs;
+    return (double)each * tile + (double)runs * p.parts_ns * (even ? 1 : 2);
+}
+
+static inline int cheapest_runs(wide_price p, int64_t most, int64_t units, int64_t tiles)
+{
+    int64_t all = units * tiles < most ? units * tiles : most, best = all;
+    for (int64_t runs = units; runs <= all; runs += units)
+        if (runs_cost(p, runs, units, tiles) < runs_cost(p, best, units, tiles))
+            best = runs;
+    return best < 1 ? 1 : best > (int64_t)MAX_RUNS ? (int)MAX_RUNS : (int)best;
+}
+
+/* Joins what runs have left; dv <= 512. */
+static inline tpl_code join_runs(kernel_ctx *ctx, const flash_args &a, const wide_join &j, int heads, const char *name,
+                                 tpl_err *e)
+{
+    dim3 all((unsigned)a.batch.n_rows, (unsigned)heads);
+    wide_join_kernel<<<all, (unsigned)(j.dv / 4 * JOIN_WAYS), 0, cu_stream(ctx)>>>(a, j);
+    return cu_launched(name, e);
 }
 
 #endif
