@@ -63,6 +63,13 @@ template <int N> static __device__ __forceinline__ void wide_pin(float (&d)[N][4
         asm volatile("" : "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])::"memory");
 }
 
+/* What x comes from is computed before what follows: the assembler moves a wait up as far as the last branch. x >= 0. */
+static __device__ __forceinline__ void wide_before(float x)
+{
+    if (x < 0)
+        asm volatile("trap;");
+}
+
 /* d [64, 8 N] = or += A B, 16 deep, A and B in shared memory, both K-major. */
 template <int N> static __device__ __forceinline__ void wide_keys(float (&d)[N][4], uint64_t a, uint64_t b, int add);
 /* d [64, 8 N] += A B, 16 deep, A in shared memory (K-major), B MN-major. */

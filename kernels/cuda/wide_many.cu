@@ -1,5 +1,5 @@
 /* attn_mha, and attn_gqa of many rows, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query vectors, 64 a
- * warpgroup, and walks all tokens that they see in tiles of 128; the third warpgroup brings keys and values in.
+ * warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and values in.
  * A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax runs beside
  * both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units
  * check  ref, tolerance "bf16_attn". */
@@ -12,10 +12,11 @@ template <int K1_, int K2_, int DV_> struct many_shape {
         BLOCKS = (K1_ + K2_) / 64,
         DV = DV_,
         MT = 128,
-        TN = 128,
-        STAGES = 2,
-        BLOCK = 128 * 128, /* bytes of 64 columns of 128 rows */
-        QUERIES = BLOCKS * BLOCK,
+        TN = 64,
+        STAGES = 4,
+        QUERY_BLOCK = MT * 128, /* bytes of 64 columns */
+        BLOCK = TN * 128,
+        QUERIES = BLOCKS * QUERY_BLOCK,
         KEYS = BLOCKS * BLOCK,
         STAGE = KEYS + DV_ / 64 * BLOCK,
         SHARED_BYTES = QUERIES + STAGES * STAGE + 8 * (1 + 4 * STAGES),
@@ -71,7 +72,7 @@ static __device__ __forceinline__ void many_bring_queries(const flash_args &a, c
         char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
 #pragma unroll
         for (int b = 0; b < S::BLOCKS; b++)
-            copy_chunk((uint4 *)(at + b * S::BLOCK), b < S::K1 ? q + b * 64 : q2 + (b - S::K1) * 64, there);
+            copy_chunk((uint4 *)(at + b * S::QUERY_BLOCK), b < S::K1 ? q + b * 64 : q2 + (b - S::K1) * 64, there);
     }
 }
 
@@ -106,14 +107,14 @@ static __device__ __forceinline__ void many_bring(const flash_args &a, const wid
     many_bring_queries<S>(a, p, m0, space);
     barrier_arrive_after_copies(bar.queries);
     for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
-        int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN + r0, rows[8];
+        int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN + r0, rows[4];
         char *to = space + S::QUERIES + stage * S::STAGE + turned;
 #pragma unroll
-        for (int k = 0; k < 8; k++)
+        for (int k = 0; k < 4; k++)
             rows[k] = many_find(a, p, t0 + k * 16);
         barrier_wait(bar.free_keys + stage, ~turn & 1);
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
+        for (int k = 0; k < 4; k++) {
             bool there = rows[k] >= 0;
             const cu_bf16 *keys = many_keys_at(a, there ? t0 + k * 16 : a.first, there ? rows[k] : 0) + c * 8;
             const cu_bf16 *more =
@@ -126,7 +127,7 @@ static __device__ __forceinline__ void many_bring(const flash_args &a, const wid
         barrier_arrive_after_copies(bar.keys + stage);
         barrier_wait(bar.free_values + stage, ~turn & 1);
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
+        for (int k = 0; k < 4; k++) {
             bool there = rows[k] >= 0;
             const cu_bf16 *values = many_values_at(a, there ? t0 + k * 16 : a.first, there ? rows[k] : 0) + c * 8;
 #pragma unroll
@@ -142,7 +143,7 @@ static __device__ __forceinline__ void many_bring(const flash_args &a, const wid
 
 /* The scores of the block's tile n, once its keys are there; under way on return. */
 template <typename S>
-static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int n, many_barriers bar, float (&v)[16][4])
+static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int n, many_barriers bar, float (&v)[8][4])
 {
     uint64_t k = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE, 0);
     barrier_wait(bar.keys + n % S::STAGES, n / S::STAGES & 1);
@@ -152,13 +153,13 @@ static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int 
     for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
         for (int step = 0; step < 4; step++)
-            wide_keys<16>(v, wide_ahead(q, b * S::BLOCK + step * 32), wide_ahead(k, b * S::BLOCK + step * 32),
+            wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::BLOCK + step * 32),
                           b + step > 0);
     wide_commit();
 }
 
 template <typename S>
-static __device__ __forceinline__ void many_values(const unsigned (&prob)[8][4], char *space, int n, many_barriers bar,
+static __device__ __forceinline__ void many_values(const unsigned (&prob)[4][4], char *space, int n, many_barriers bar,
                                                    float (&o)[S::DV / 8][4])
 {
     uint64_t v = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE + S::KEYS, S::BLOCK);
@@ -166,7 +167,7 @@ static __device__ __forceinline__ void many_values(const unsigned (&prob)[8][4],
     wide_show();
     wide_begin();
 #pragma unroll
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 4; i++)
         wide_values<S::DV / 8>(o, prob[i], wide_ahead(v, i * 2048));
     wide_commit();
 }
@@ -174,7 +175,7 @@ static __device__ __forceinline__ void many_values(const unsigned (&prob)[8][4],
 /* The tile's keys are done with. */
 template <typename S>
 static __device__ __forceinline__ void many_soften(const flash_args &a, const wide_piece &p, int n, many_barriers bar,
-                                                   wide_rows *w, float (&v)[16][4])
+                                                   wide_rows *w, float (&v)[8][4])
 {
     if (threadIdx.x % 32 == 0)
         barrier_arrive(bar.free_keys + n % S::STAGES);
@@ -231,8 +232,8 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
     int wg = threadIdx.x / 128, lane = threadIdx.x % 32, n_tiles = p.tile1 - p.tile0;
     uint64_t q = wide_operand(space + wg * 64 * 128, 0);
     wide_rows w = wide_rows_of(a, p, m0 + wg * 64, blockIdx.y * a.group);
-    float o[S::DV / 8][4], v[16][4];
-    unsigned prob[8][4];
+    float o[S::DV / 8][4], v[8][4];
+    unsigned prob[4][4];
 #pragma unroll
     for (int n = 0; n < S::DV / 8; n++)
         o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
@@ -249,9 +250,10 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
             wide_wait<1>();
             wide_pin(v);
             many_soften<S>(a, p, n, bar, &w, v);
-            wide_pin(v); /* before the wait, not after it */
+            wide_before(w.sum[0] + w.sum[1]);
             wide_wait<0>();
             wide_pin(o);
+            wide_pin(v);
             if (lane == 0)
                 barrier_arrive(bar.free_values + (n - 1) % S::STAGES);
             wide_shrink(w.keep, o);
