@@ -1,7 +1,6 @@
 #include "bench/measure.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -11,18 +10,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "results/real_text.h"
+#include "bench/measure_impl.h"
 
 enum { WARM_WINDOW = 3, WARM_MAX_RUNS = 200, MIN_BLOCK = 5, MIN_BLOCKS = 6 };
-/* Below this many samples there is no interval; slow targets get this many timeouts to take them. */
-enum { FEWEST = 6, SLOW_TIMEOUTS = 4 };
 
 /* Warm-up ends when two neighbouring windows agree within this share, or after this share of the timeout. */
 static const double warm_change = 0.02, warm_time_share = 0.25;
 /* Hot samples take batches of at least this long, so that reading the clock (some 0.05 us) is below 0.5% of them. */
 static const double hot_batch_us = 20;
-/* More discarded samples than this share: throttled. */
-static const double discarded_share = 0.25;
 
 /* ---- clocks ---- */
 
@@ -46,7 +41,7 @@ static double real_mhz(void *self)
 bench_clock bench_real_clock(void)
 {
     bool readable = text_is_file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq");
-    return (bench_clock){real_now_ns, readable ? real_mhz : NULL, NULL};
+    return (bench_clock){.now_ns = real_now_ns, .mhz = readable ? real_mhz : NULL};
 }
 
 /* ---- state ---- */
@@ -57,6 +52,7 @@ typedef struct {
     bool prepared, dead; /* dead: its status is final, it takes no more turns */
     bool warm_cache;
     double *turn_us, *turn_mhz; /* [block] this turn's samples */
+    int *turn_limits;           /* [block] */
     int32_t hot_batch;
 } side;
 
@@ -103,6 +99,7 @@ static void loop_init(loop *l, const bench_target *targets, int n, const measure
         l->sides[i] = (side){.t = &targets[i], .r = &results[i], .hot_batch = 1};
         l->sides[i].turn_us = tpl_calloc((size_t)l->block, sizeof(double));
         l->sides[i].turn_mhz = tpl_calloc((size_t)l->block, sizeof(double));
+        l->sides[i].turn_limits = tpl_calloc((size_t)l->block, sizeof(int));
     }
 }
 
@@ -119,6 +116,7 @@ static void loop_fini(loop *l)
         side_release(&l->sides[i]);
         free(l->sides[i].turn_us);
         free(l->sides[i].turn_mhz);
+        free(l->sides[i].turn_limits);
     }
     free(l->sides);
 }
@@ -216,6 +214,13 @@ static double read_mhz(loop *l)
     return mhz;
 }
 
+static int read_limits(loop *l, double mhz)
+{
+    if (l->clock.limits)
+        return l->clock.limits(l->clock.self);
+    return mhz < l->o.throttle_frac * l->best_mhz ? BENCH_THROTTLED : 0;
+}
+
 static tpl_code warm_up(loop *l, side *s, tpl_err *e)
 {
     double us[WARM_MAX_RUNS];
@@ -230,6 +235,8 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
         if (spent > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
             break;
     }
+    if (s->t->warmed && !s->dead)
+        s->t->warmed(s->t->self);
     return TPL_OK;
 }
 
@@ -243,13 +250,9 @@ static tpl_code take_turn(loop *l, side *s, tpl_err *e)
             s->warm_cache = true;
         TPL_TRY(absorb(s, time_runs(l, s, 1, &s->turn_us[i], e), e));
         s->turn_mhz[i] = read_mhz(l);
+        s->turn_limits[i] = read_limits(l, s->turn_mhz[i]);
     }
     return TPL_OK;
-}
-
-static bool is_throttled(const loop *l, double mhz)
-{
-    return mhz < l->o.throttle_frac * l->best_mhz;
 }
 
 /* Keeps the i-th samples of all sides, or none of them. */
@@ -257,12 +260,13 @@ static void keep_samples(loop *l, int32_t i)
 {
     bool keep = true;
     for (int k = 0; k < l->n; k++)
-        keep = keep && (l->sides[k].dead || !is_throttled(l, l->sides[k].turn_mhz[i]));
+        keep = keep && (l->sides[k].dead || !(l->sides[k].turn_limits[i] & BENCH_THROTTLED));
     for (int k = 0; k < l->n; k++) {
         side *s = &l->sides[k];
         if (s->dead)
             continue;
-        s->r->all[s->r->n_all++] = (bench_sample){s->turn_us[i], s->turn_mhz[i], false, keep};
+        s->r->all[s->r->n_all++] = (bench_sample){s->turn_us[i], s->turn_mhz[i], s->turn_limits[i], false, keep};
+        s->r->n_power_capped += keep && s->turn_limits[i] & BENCH_POWER_CAPPED;
         if (keep)
             s->r->cold_us[s->r->n_cold++] = s->turn_us[i];
         else
@@ -328,7 +332,7 @@ static const char *stop_reason(const loop *l, int32_t *next_look)
     if (kept >= l->o.max_samples || l->rounds >= l->max_rounds)
         return "count";
     double spent = (double)(l->clock.now_ns(l->clock.self) - l->begin_ns) * 1e-9, limit = l->o.timeout_s * n_alive(l);
-    return spent > (kept >= FEWEST ? limit : SLOW_TIMEOUTS * limit) ? "timeout" : NULL;
+    return spent > (kept >= MEASURE_FEWEST ? limit : MEASURE_SLOW_TIMEOUTS * limit) ? "timeout" : NULL;
 }
 
 static tpl_code sample_cold(loop *l, tpl_err *e)
@@ -373,8 +377,9 @@ static tpl_code take_hot(loop *l, side *s, tpl_err *e)
     if (s->dead)
         return TPL_OK;
     mhz = read_mhz(l);
-    bool keep = !is_throttled(l, mhz);
-    s->r->all[s->r->n_all++] = (bench_sample){us, mhz, true, keep};
+    int limits = read_limits(l, mhz);
+    bool keep = !(limits & BENCH_THROTTLED);
+    s->r->all[s->r->n_all++] = (bench_sample){us, mhz, limits, true, keep};
     if (keep)
         s->r->hot_us[s->r->n_hot++] = us;
     return TPL_OK;
@@ -420,40 +425,6 @@ static tpl_code verify_all(loop *l, tpl_err *e)
     return TPL_OK;
 }
 
-static void judge(const loop *l, side *s)
-{
-    measure_result *r = s->r;
-    if (s->dead)
-        return;
-    if (r->n_wrong > 0)
-        set_status(s, RS_WRONG_ANSWER, "%lld output elements differ from the reference", (long long)r->n_wrong);
-    else if (s->warm_cache)
-        set_status(s, RS_WARM_CACHE, "operands could not be taken out of the caches");
-    else if (r->n_discarded > discarded_share * (r->n_cold + r->n_discarded))
-        set_status(s, RS_THROTTLED, "clock below %g of %.0f MHz in %d of %d samples", l->o.throttle_frac, l->best_mhz,
-                   r->n_discarded, r->n_cold + r->n_discarded);
-    else if (r->n_cold < FEWEST)
-        set_status(s, RS_TOO_NOISY, "%d samples before the %s of %d times %g s, expected at least %d", r->n_cold,
-                   r->stop_reason, SLOW_TIMEOUTS, l->o.timeout_s, FEWEST);
-    else if (r->cold.ci_frac > l->o.noisy_ci_frac)
-        set_status(s, RS_TOO_NOISY, "median known to +-%.1f%% when the %s ended sampling, expected +-%.1f%%",
-                   100 * r->cold.ci_frac, r->stop_reason, 100 * l->o.noisy_ci_frac);
-}
-
-static void summarise(side *s)
-{
-    measure_result *r = s->r;
-    double *mhz = tpl_malloc(((size_t)r->n_all + 1) * sizeof *mhz);
-    size_t n = 0;
-    for (int32_t i = 0; i < r->n_all; i++)
-        if (r->all[i].kept && !isnan(r->all[i].mhz))
-            mhz[n++] = r->all[i].mhz;
-    r->clock_mhz = bstat_median(mhz, n);
-    r->cold = bstat_summarise(r->cold_us, (size_t)r->n_cold);
-    r->hot = bstat_summarise(r->hot_us, (size_t)r->n_hot);
-    free(mhz);
-}
-
 static tpl_code run_phases(loop *l, tpl_err *e)
 {
     TPL_TRY(verify_all(l, e));
@@ -472,25 +443,11 @@ tpl_code measure_run(const bench_target *targets, int n, const measure_options *
     loop_init(&l, targets, n, o, results);
     tpl_code rc = run_phases(&l, e ? e : &own);
     for (int k = 0; k < n; k++) {
-        summarise(&l.sides[k]);
-        judge(&l, &l.sides[k]);
+        side *s = &l.sides[k];
+        measure_summarise(s->r);
+        if (!s->dead)
+            measure_judge(&l.o, l.clock.limits != NULL, l.best_mhz, s->warm_cache, s->r);
     }
     loop_fini(&l);
     return rc;
-}
-
-/* ---- samples as a file ---- */
-
-tpl_code measure_write_samples(FILE *f, const char *cell_id, const measure_result *r, tpl_err *e)
-{
-    if (ftell(f) == 0)
-        fputs("cell_id,mode,index,time_us,clock_mhz,kept\n", f);
-    for (int32_t i = 0; i < r->n_all; i++) {
-        const bench_sample *s = &r->all[i];
-        fprintf(f, "%s,%s,%d,%s,%s,%d\n", cell_id, s->hot ? "hot" : "cold", i, real_to_text(s->us).s,
-                isnan(s->mhz) ? "" : real_to_text(s->mhz).s, s->kept);
-    }
-    if (fflush(f) != 0)
-        return tpl_fail(e, TPL_E_IO, "samples", "cannot write: %s", strerror(errno));
-    return TPL_OK;
 }

@@ -24,7 +24,13 @@ typedef struct {
     int64_t (*now_ns)(void *self);
     double (*mhz)(void *self); /* speed of the processor; NULL or NaN: cannot be read */
     void *self;
+    /* What held the speed down just now, BENCH_... flags. NULL: not known, and a speed below throttle_frac of the best
+     * one is taken for throttled. */
+    int (*limits)(void *self);
 } bench_clock;
+
+/* Too hot or braked: the sample is thrown away. At the power limit: counted; heavy work meets it in ordinary use. */
+enum { BENCH_THROTTLED = 1, BENCH_POWER_CAPPED = 2 };
 
 bench_clock bench_real_clock(void);
 
@@ -37,6 +43,7 @@ typedef struct {
     tpl_code (*reset)(void *self, tpl_err *e);                    /* before each run, outside its time */
     bool (*make_cold)(void *self); /* takes operands out of the caches; false: cannot be done */
     tpl_code (*run)(void *self, tpl_err *e);
+    void (*warmed)(void *self); /* warm-up is over: the runs that follow are samples */
     int32_t units; /* equal pieces of work in one run; times are per piece. 0: 1 */
 } bench_target;
 
@@ -54,6 +61,7 @@ typedef struct {
 
 typedef struct {
     double us, mhz; /* mhz NaN: not readable */
+    int limits; /* BENCH_... flags */
     bool hot, kept;
 } bench_sample;
 
@@ -66,6 +74,7 @@ typedef struct {
     int32_t n_all;
     double *cold_us; /* [n_cold] kept samples; the i-th of all sides belong together */
     int32_t n_cold, n_discarded;
+    int32_t n_power_capped; /* of the kept ones */
     double *hot_us; /* [n_hot] */
     int32_t n_hot;
     bstat_summary cold, hot;

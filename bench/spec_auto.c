@@ -56,7 +56,7 @@ static spec_trial trial_of(const spec_stats *x, const spec_stats *vanilla, int w
     double verify = x->verify_s / n, last = 0;
     t.verify_row_s = rows > 0 && verify > t.verify_one_s ? (verify - t.verify_one_s) / rows : 0;
     double passes = (double)x->n_draft_passes, others = passes - n;
-    t.first_s = x->calibrate_s > 0 ? x->calibrate_s / n : x->draft_s / passes;
+    t.first_s = x->first_s / n;
     t.level_s = others > 0 ? (x->draft_s - t.first_s * n) / others : 0;
     for (int i = 0; i < depth; i++) {
         last = x->judged[i] ? (double)x->accepted[i] / (double)x->judged[i] : last;

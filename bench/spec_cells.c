@@ -35,7 +35,8 @@ static void put(cell_list *l, spec_cell c)
 /* Ordinary drafts of one width at every tp that fits. */
 static void list_ordinary(const speculate_request *q, spec_cell c, cell_list *l)
 {
-    for (c.draft_tp = 1; c.draft_tp <= q->draft_tp; c.draft_tp++)
+    bool one_card = spec_is_card(q) && q->ranks == RANKS_LOCAL; /* ranks that share it only slow each other */
+    for (c.draft_tp = 1; c.draft_tp <= (one_card ? 1 : q->draft_tp); c.draft_tp++)
         if (draft_fits(q, c.draft_tp))
             put(l, c);
 }
@@ -130,6 +131,28 @@ static void set_draft_columns(const speculate_request *q, const spec_cell *c, rs
     row_set_text(r, SPEC_exact_pass, q->visit ? "visit" : "rank0");
 }
 
+bool spec_is_card(const speculate_request *q)
+{
+    return q->backend && strcmp(q->backend, "cuda") == 0;
+}
+
+tpl_dtype spec_compute(const speculate_request *q)
+{
+    return q->compute != DT_NONE ? q->compute : spec_is_card(q) ? DT_BF16 : DT_F32;
+}
+
+/* What runs where; layers, as shapes may be cut to fit. */
+static void set_place(const speculate_request *q, const spec_cell *c, rs_row *r)
+{
+    row_set_text(r, SPEC_backend, q->backend ? q->backend : "cpu");
+    row_set_text(r, SPEC_ranks, ranks_name(q->ranks));
+    row_set_text(r, SPEC_graph, spec_is_card(q) && !q->no_graph ? "on" : "off");
+    row_set_text(r, SPEC_weights, model_is_random(lab_model(q->base)) ? "random" : "checkpoint");
+    row_set_int(r, SPEC_base_layers, model_cfg(lab_model(q->base))->n_layers);
+    if (c->method != SPEC_VANILLA)
+        row_set_int(r, SPEC_draft_layers, model_cfg(lab_model(q->draft))->n_layers);
+}
+
 void spec_cell_row(const speculate_request *q, const spec_cell *c, rs_row *out)
 {
     char text[VARIANT_TEXT], source[32] = "measured";
@@ -155,7 +178,8 @@ void spec_cell_row(const speculate_request *q, const spec_cell *c, rs_row *out)
     row_set_int(out, SPEC_max_new_tok, q->max_new);
     row_set_text(out, SPEC_task, q->task);
     row_set_int(out, SPEC_seed, (int64_t)q->sampling.seed);
-    row_set_text(out, SPEC_compute, dtype_name(q->compute == DT_NONE ? DT_F32 : q->compute));
+    row_set_text(out, SPEC_compute, dtype_name(spec_compute(q)));
+    set_place(q, c, out);
     row_set_text(out, SPEC_device, q->device);
     row_set_text(out, SPEC_command, q->command);
 }
@@ -175,7 +199,13 @@ static tpl_code open_side(spec_pool *p, const speculate_request *q, spec_side wa
     }
     lab *l = want.is_draft ? q->draft : q->base;
     variant v = exact_or(want.is_draft ? q->draft_variant : q->base_variant, l);
-    team_options o = {.tp = want.tp, .compute = q->compute, .kv = q->kv};
+    team_options o = {.tp = want.tp,
+                      .ranks = want.tp > 1 ? q->ranks : RANKS_LOCAL,
+                      .backend = q->backend,
+                      .no_graph = q->no_graph,
+                      .compute = q->compute,
+                      .kv = q->kv,
+                      .plan.attention_only = model_attention_only(lab_model(l))};
     o.plan.fuzzy = (plan_fuzzy){.whole_layers = want.whole_layers, .blocks = q->blocks, .visit = q->visit};
     if (want.groups)
         TPL_TRY(groups_parse(want.groups, model_cfg(lab_model(l))->n_layers, &o.plan.fuzzy.groups, e));

@@ -29,6 +29,10 @@ spec_options spec_cell_options(const speculate_request *q, const spec_cell *c);
 /* The columns that say what a cell is. */
 void spec_cell_row(const speculate_request *q, const spec_cell *c, rs_row *out);
 
+bool spec_is_card(const speculate_request *q);
+/* The type that products take: the engine's where none is asked for. */
+tpl_dtype spec_compute(const speculate_request *q);
+
 typedef struct {
     int tp;
     const char *groups; /* NULL: an ordinary plan */

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "bench/ceilings.h"
+#include "bench/product_rate.h"
 #include "cli/accuracy_table.h"
 #include "cli/options.h"
 #include "eval/harness.h"
@@ -33,7 +34,7 @@ static const cli_option options[] = {
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"variant", "LIST", "attention variants, e.g. mla,tpla:g=2:u=pca (default mla or gqa, as the model is)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
-    {"ranks", "KIND", "local: threads; mpi: processes, started with mpirun (default local)", false},
+    {"ranks", "KIND", "local: threads; procs: processes; mpi: processes under mpirun (default local)", false},
     {"task", "LIST", "arc, piqa, hellaswag, winogrande, openbookqa, single_doc_qa, multi_hop_qa, summarisation, few_shot, synthetic, code, text (default all)", false},
     {"limit", "N", "items a multiple-choice set, 0: all (default 0)", false},
     {"long-limit", "N", "items a long set, 0: all (default: as limit)", false},
@@ -192,14 +193,21 @@ static tpl_code note_data(const eval_state *s, cli_context *c, run_dir *rd, tpl_
     return TPL_OK;
 }
 
-static void say_scoring(void *user, const scoring_work *w)
+static tpl_code say_scoring(void *user, const scoring_work *w, tpl_err *e)
 {
     const eval_state *s = user;
     ceil_kind kind = s->compute == DT_BF16 ? CEIL_BF16 : CEIL_F32;
-    int cores = threads_usable_cores();
-    char line[512];
-    scoring_format(w, ceilings_rate(&s->ceil, kind, w->threads < cores ? w->threads : cores), ceil_name(kind), line, sizeof line);
+    int cores = threads_usable_cores(), threads = w->threads < cores ? w->threads : cores;
+    product_shape shapes[SCORING_SHAPES];
+    char line[SCORING_LINE], split[SCORING_LINE];
+    scoring_ceiling c = {.matrix = ceilings_rate(&s->ceil, kind, threads), .name = ceil_name(kind)};
+    for (int i = 0; i < w->n_products; i++)
+        shapes[i] = (product_shape){w->products[i].rows, w->products[i].n, w->products[i].k, w->products[i].times};
+    TPL_TRY(product_rate(shapes, w->n_products, s->compute, threads, &c.shapes, e));
+    scoring_format(w, &c, line, split);
     log_note("%s", line);
+    log_note("%s", split);
+    return TPL_OK;
 }
 
 static tpl_code measure(eval_state *s, lab *l, cli_context *c, tpl_err *e)

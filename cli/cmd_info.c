@@ -5,6 +5,7 @@
 #include <oneapi/dnnl/dnnl.h>
 
 #include "base/threads.h"
+#include "cli/card.h"
 #include "cli/options.h"
 
 typedef struct {
@@ -40,6 +41,7 @@ static void print_machine(void)
     for (int i = 0; i < n; i++)
         printf(" %s%s", rows[i]->name, !rows[i]->available || rows[i]->available() ? "" : " (not on this machine)");
     printf("\n");
+    cli_print_cards();
 }
 
 static void print_config(const model_config *c)

@@ -5,16 +5,20 @@
 
 #include "base/log.h"
 #include "bench/card_ceilings.h"
+#include "bench/card_clock.h"
 #include "bench/latency.h"
-#include "device/gpu.h"
+#include "bench/pair.h"
+#include "cli/card.h"
 #include "cli/options.h"
+#include "device/gpu.h"
 
 typedef struct {
-    const char *model, *calibrate, *out, *resume, *samples, *backend;
+    const char *comm_model, *model, *calibrate, *out, *resume, *samples, *backend;
     cli_variants variants;
-    cli_axis tps, contexts, batches;
-    int decode_tok, max_samples;
-    double timeout_s;
+    cli_axis tps, contexts, batches, decode_toks;
+    int decode_steps, max_samples;
+    double timeout_s, device_bytes;
+    bool fill_random;
     ranks_kind ranks;
     tpl_dtype compute, kv;
     int ttft_runs;
@@ -26,19 +30,23 @@ static const cli_option options[] = {
     {"model", "NAME", "checkpoint folder, or shape:NAME,layers=N,moe=off|full with random weights (required)", false},
     {"variant", "LIST", "attention variants; ratios are against the first (default: mla or gqa)", false},
     {"tp", "LIST", "tensor-parallel ranks (default 1)", false},
-    {"ranks", "KIND", "local: threads; solo: rank 0 alone, no communication; mpi: processes; nccl: a card each (default local)", false},
-    {"backend", "NAME", "cpu, or cuda: on a card (default cpu)", false},
+    {"ranks", "KIND", "local: threads; solo: rank 0 alone; nccl: a card each; procs, mpi: processes (default local)", false},
+    {"comm-model", "FILE", "with --ranks solo: models/links/NAME.json, whose modelled communication stands beside the times", true},
+    {"backend", "NAME", "cpu, or cuda: on a card (default cuda where there is a card)", false},
     {"context", "LIST", "prompt tokens, such as 512,2K or 1K:8K*2 (default 1K)", false},
-    {"batch", "LIST", "sequences (default 1)", false},
-    {"decode-tok", "N", "tokens decoded after the first, in one sample (default 16)", false},
+    {"batch", "LIST", "sequences; max: the largest of each variant that fits, by plan, then allocated (default 1)", false},
+    {"decode-tok", "LIST", "tokens decoded after the first, by which the context grows (default 16)", false},
+    {"decode-steps", "N", "of them run in one sample, spread evenly (default: all up to 128, else 32)", false},
+    {"fill", "HOW", "the cache comes from a real prefill, or is random: seeded values, no TTFT (default prefill)", false},
+    {"device-memory", "BYTES", "pretend that so much is free, such as 80G (2^30) or 80GB (1e9)", false},
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32, on a card bf16)", false},
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"max-samples", "N", "samples of a cell at most (default 200)", false},
     {"timeout", "S", "sampling time of a variant and cell at most, seconds (default 2)", false},
-    {"ttft-runs", "N", "prefills timed a cell, the median is TTFT; 0: none (default 3)", false},
+    {"ttft-runs", "N", "prefills timed a cell, the median is TTFT; 0: none (default 3, with --fill random 0)", false},
     {"aa", NULL, "first compare the first variant with itself: the machine's noise floor", false},
-    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto): one track a rank, CPU timers", false},
+    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv: by CUPTI on cards, by timers on hosts", false},
     {"samples", "FILE", "write every sample as CSV", true},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
@@ -59,13 +67,46 @@ static tpl_code set_flag(latency_state *s, const char *key)
     return TPL_OK;
 }
 
+/* Numbers as on any axis, and the word max among them. */
+static tpl_code set_batches(cli_context *c, const char *value, cli_axis *out, tpl_err *e)
+{
+    char **parts;
+    int n = text_split(&c->mem, value, ',', &parts), kept = 0;
+    bool max = false;
+    text_buf numbers = {0};
+    for (int i = 0; i < n; i++) {
+        if (strcmp(parts[i], "max") == 0)
+            max = true;
+        else
+            text_addf(&numbers, "%s%s", kept++ ? "," : "", parts[i]);
+    }
+    cli_axis a = {0};
+    tpl_code rc = kept || !max ? cli_set_axis(c, "batch", kept ? numbers.data : value, 1, 1 << 16, &a, e) : TPL_OK;
+    text_fini(&numbers);
+    TPL_TRY(rc);
+    *out = (cli_axis){arena_array(&c->mem, int64_t, a.n + 1), a.n + max};
+    for (int i = 0; i < a.n; i++)
+        out->v[i] = a.v[i];
+    if (max)
+        out->v[a.n] = LATENCY_BATCH_MAX;
+    return TPL_OK;
+}
+
+static tpl_code set_fill(const char *value, bool *is_random, tpl_err *e)
+{
+    *is_random = strcmp(value, "random") == 0;
+    if (*is_random || strcmp(value, "prefill") == 0)
+        return TPL_OK;
+    return tpl_fail(e, TPL_E_USAGE, "--fill", "is '%s', expected prefill or random", value);
+}
+
 static tpl_code set(void *state, cli_context *c, const char *key, const char *value, tpl_err *e)
 {
     latency_state *s = state;
     const struct {
         const char *key;
         const char **to;
-    } paths[] = {{"model", &s->model}, {"calibrate", &s->calibrate}, {"samples", &s->samples}, {"out", &s->out}, {"resume", &s->resume}};
+    } paths[] = {{"comm-model", &s->comm_model}, {"model", &s->model}, {"calibrate", &s->calibrate}, {"samples", &s->samples}, {"out", &s->out}, {"resume", &s->resume}};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         if (strcmp(paths[i].key, key) == 0) {
             *paths[i].to = cli_keep(c, value);
@@ -79,9 +120,15 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
     if (strcmp(key, "context") == 0)
         return cli_set_axis(c, key, value, 1, 1 << 24, &s->contexts, e);
     if (strcmp(key, "batch") == 0)
-        return cli_set_axis(c, key, value, 1, 1 << 16, &s->batches, e);
+        return set_batches(c, value, &s->batches, e);
     if (strcmp(key, "decode-tok") == 0)
-        return cli_set_int(key, value, 1, 1 << 16, &s->decode_tok, e);
+        return cli_set_axis(c, key, value, 1, 1 << 16, &s->decode_toks, e);
+    if (strcmp(key, "decode-steps") == 0)
+        return cli_set_int(key, value, 1, 1 << 16, &s->decode_steps, e);
+    if (strcmp(key, "fill") == 0)
+        return set_fill(value, &s->fill_random, e);
+    if (strcmp(key, "device-memory") == 0)
+        return cli_set_bytes(key, value, &s->device_bytes, e);
     if (strcmp(key, "ttft-runs") == 0) {
         TPL_TRY(cli_set_int(key, value, 0, 64, &s->ttft_runs, e));
         s->ttft_runs = s->ttft_runs ? s->ttft_runs : -1;
@@ -107,19 +154,36 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
     return set_flag(s, key);
 }
 
-static const char shown[] = "model,variant,tp,batch,context_tok=context,ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
+static const char shown[] = "model,variant,tp,batch,batch_rule=rule,context_tok=context,decode_tok=decode,"
+                            "ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
                             "kv_bytes_per_tok_rank=cache,bound_frac=of bound,ratio,ratio_lo=from,ratio_hi=to,status";
 
-static tpl_code open_card(latency_request *q, ceilings *ceil, tpl_err *e)
+static bool on_card(const latency_request *q)
 {
-    gpu *card;
-    int64_t bytes = 0;
-    TPL_TRY(card_ceilings_measure(0, ceil, e));
-    TPL_TRY(gpu_open(0, &card, e));
-    tpl_code rc = gpu_free_bytes(card, &bytes, e);
-    q->card_free_bytes = (double)bytes;
-    gpu_close(card);
-    return rc;
+    return q->backend && strcmp(q->backend, "cuda") == 0;
+}
+
+/* What is free where cells will run: on the card that has least, or in the machine. Some of a card is left to its
+ * driver's own needs, which grow while it works. */
+static tpl_code find_free_bytes(const latency_state *s, latency_request *q, tpl_err *e)
+{
+    static const double kept_back = 256e6, kept_back_for_nccl = 512e6;
+    q->pretend = s->device_bytes > 0;
+    q->free_bytes = q->pretend ? s->device_bytes : pair_free_bytes();
+    if (q->pretend || !on_card(q))
+        return TPL_OK;
+    int n = q->ranks == RANKS_NCCL ? gpu_count() : 1;
+    for (int i = 0; i < n; i++) {
+        gpu *card;
+        int64_t bytes = 0;
+        TPL_TRY(gpu_open(i, &card, e));
+        tpl_code rc = gpu_free_bytes(card, &bytes, e);
+        gpu_close(card);
+        TPL_TRY(rc);
+        double left = (double)bytes - kept_back - (n > 1 ? kept_back_for_nccl : 0);
+        q->free_bytes = i == 0 || left < q->free_bytes ? left : q->free_bytes;
+    }
+    return TPL_OK;
 }
 
 static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tpl_err *e)
@@ -127,27 +191,29 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     ceilings ceil;
     cli_run r = {0};
     table *t = NULL;
-    if (q->backend && strcmp(q->backend, "cuda") == 0)
-        TPL_TRY(open_card(q, &ceil, e));
-    else
-        TPL_TRY(ceilings_open(&(ceilings_options){0}, &ceil, e));
+    card_watches watches = {0};
+    bench_clock clock;
+    TPL_TRY(on_card(q) ? card_ceilings_measure(0, &ceil, e) : ceilings_open(&(ceilings_options){0}, &ceil, e));
+    TPL_TRY(find_free_bytes(s, q, e));
     q->ceil = &ceil;
     q->device = ceil.cpu;
     if (*ceil.moved)
         log_note("ceilings moved: %s", ceil.moved);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
-    tpl_code rc = TPL_OK;
+    tpl_code rc = cli_watch_cards(q->backend, q->ranks, &watches, r.rd, e);
+    q->measure.clock = cli_clock(q->backend, &watches, &clock);
     long before = c->rd ? rd_n_rows(r.rd, RS_LATENCY) : 0; /* a suite's earlier sections have been printed */
-    if (s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
+    if (rc == TPL_OK && s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
         rc = table_print(t, TABLE_ALIGNED, stdout, e);
     table_destroy(t);
     if (s->samples && !(q->samples = fopen(s->samples, "w")))
         rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be created");
     if (rc == TPL_OK)
         rc = latency_run(q, r.rd, e);
-    if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
+    if (rc == TPL_OK || rc == TPL_E_MISMATCH || rc == TPL_E_MEMORY) {
         tpl_err shown_err;
-        tpl_code printed = cli_print_rows(r.rd, RS_LATENCY, before, "Latency", s->format == TABLE_ALIGNED || s->format == TABLE_MD ? shown : NULL, s->format, &shown_err);
+        const char *picks = s->format == TABLE_ALIGNED || s->format == TABLE_MD ? shown : NULL;
+        tpl_code printed = cli_print_rows(r.rd, RS_LATENCY, before, "Latency", picks, s->format, &shown_err);
         if (rc == TPL_OK && printed != TPL_OK) {
             *e = shown_err;
             rc = printed;
@@ -155,16 +221,45 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     }
     if (q->samples && fclose(q->samples) != 0 && rc == TPL_OK)
         rc = tpl_fail(e, TPL_E_IO, s->samples, "cannot be written");
+    card_watches_close(&watches);
+    if (c->rd && rc == TPL_E_MEMORY) { /* the rows say so; a suite goes on */
+        log_warn("%s: %s", e->where, e->what);
+        rc = TPL_OK;
+    }
     return cli_close_run(&r, rc, e);
+}
+
+static tpl_code read_links(const latency_state *s, link_model *out, tpl_err *e)
+{
+    if (s->comm_model && s->ranks != RANKS_SOLO)
+        return tpl_fail(e, TPL_E_USAGE, "--comm-model", "is for --ranks solo; ranks that run together measure their communication");
+    return s->comm_model ? links_read(s->comm_model, out, e) : TPL_OK;
+}
+
+/* Prefills that are timed; -1 stands for none, 0 for what the way of filling suggests. */
+static int ttft_runs(const latency_state *s)
+{
+    if (s->ttft_runs)
+        return s->ttft_runs < 0 ? 0 : s->ttft_runs;
+    return s->fill_random ? 0 : 3;
+}
+
+static tpl_code needs_cards(tpl_err *e)
+{
+    tpl_err why = {.where = "--backend", .what = "is not cuda"};
+    cli_card_usable(&why);
+    return tpl_fail(e, TPL_E_DEVICE, "--ranks", "is nccl, which takes a card a rank; %s: %s", why.where, why.what);
 }
 
 static tpl_code run(void *state, cli_context *c, tpl_err *e)
 {
     latency_state *s = state;
-    static int64_t one[] = {1}, context[] = {1024};
+    link_model links;
+    static int64_t one[] = {1}, context[] = {1024}, decode[] = {16};
     lab *l = NULL;
     if (!s->model)
         return tpl_fail(e, TPL_E_USAGE, "--model", "is missing, expected a checkpoint folder or shape:NAME");
+    TPL_TRY(read_links(s, &links, e));
     if (!s->calibrate)
         s->calibrate = text_path_join(&c->mem, cli_home(), "datasets/worldlet/calibration.txt");
     s->model = cli_find_model(c, s->model);
@@ -177,11 +272,39 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     s->tps = s->tps.n ? s->tps : unit;
     s->batches = s->batches.n ? s->batches : unit;
     s->contexts = s->contexts.n ? s->contexts : (cli_axis){context, 1};
-    latency_request q = {.lab = l, .variants = s->variants.v, .n_variants = s->variants.n, .tps = s->tps.v, .n_tps = s->tps.n, .contexts = s->contexts.v,
-                         .n_contexts = s->contexts.n, .batches = s->batches.v, .n_batches = s->batches.n, .decode_tok = s->decode_tok ? s->decode_tok : 16,
-                         .ranks = s->ranks, .backend = s->backend, .compute = s->compute, .kv = s->kv, .ttft_runs = s->ttft_runs == 0 ? 3 : s->ttft_runs < 0 ? 0 : s->ttft_runs, .trace = s->trace, .aa = s->aa, .command = c->command,
+    s->decode_toks = s->decode_toks.n ? s->decode_toks : (cli_axis){decode, 1};
+    if (!s->backend && !ranks_are_processes(s->ranks))
+        s->backend = cli_default_backend();
+    if (s->ranks == RANKS_NCCL && (!s->backend || strcmp(s->backend, "cuda") != 0) && !s->list)
+        return needs_cards(e);
+    latency_request q = {.lab = l,
+                         .variants = s->variants.v,
+                         .n_variants = s->variants.n,
+                         .tps = s->tps.v,
+                         .n_tps = s->tps.n,
+                         .contexts = s->contexts.v,
+                         .n_contexts = s->contexts.n,
+                         .batches = s->batches.v,
+                         .n_batches = s->batches.n,
+                         .decode_toks = s->decode_toks.v,
+                         .n_decode_toks = s->decode_toks.n,
+                         .decode_steps = s->decode_steps,
+                         .fill_random = s->fill_random,
+                         .ranks = s->ranks,
+                         .backend = s->backend,
+                         .compute = s->compute,
+                         .kv = s->kv,
+                         .ttft_runs = ttft_runs(s),
+                         .trace = s->trace,
+                         .aa = s->aa,
+                         .command = c->command,
+                         .links = s->comm_model ? &links : NULL,
                          .measure = {.max_samples = s->max_samples ? s->max_samples : 200, .timeout_s = s->timeout_s}};
-    tpl_code rc = s->list ? latency_list(&q, c->rd, stdout, e) : measure(s, &q, c, e);
+    tpl_code rc = latency_check(&q, e);
+    if (rc == TPL_OK)
+        rc = s->list ? find_free_bytes(s, &q, e) : measure(s, &q, c, e);
+    if (s->list && rc == TPL_OK)
+        rc = latency_list(&q, c->rd, stdout, e);
     lab_close(l);
     return rc;
 }

@@ -5,10 +5,13 @@
 
 #include "base/log.h"
 #include "bench/spec_auto.h"
+#include "bench/spec_cells.h"
 #include "bench/spec_cosine.h"
+#include "cli/card.h"
 #include "cli/options.h"
 #include "datasets/prompts.h"
 #include "datasets/tasks.h"
+#include "device/gpu.h"
 #include "results/host.h"
 
 typedef struct {
@@ -23,6 +26,10 @@ typedef struct {
     bool calibration_off, calibration_both, layers, layers_both, visit, blocks;
     bool list, trace, cosine, automatic, ignore_eos, published;
     tpl_dtype compute, kv;
+    const char *backend;
+    ranks_kind ranks;
+    bool graph_off;
+    double exchange_us;
     table_format format;
 } speculate_state;
 
@@ -59,10 +66,15 @@ static const cli_option options[] = {
     {"record", "FILE", "write accepted counts of every run as JSON lines", true},
     {"replay", "FILE", "take accepted counts from such a file instead of judging", true},
     {"assume-accept", "P", "keep each level with this chance instead of judging", false},
-    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) of the draft: one track a rank", false},
+    {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) of the draft's ranks: by CUPTI on cards, by timers on hosts", false},
     {"published", NULL, "print the paper's tables after one's own", false},
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
-    {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},
+    {"backend", "NAME", "cpu, or cuda: on cards (default cpu)", false},
+    {"ranks", "KIND", "local: threads, or one card that all share; nccl: a card each (default local)", false},
+    {"graph", "WHICH", "on a card: on, replay recorded passes; off, enqueue every step (default on)", false},
+    {"exchange-us", "N",
+     "where ranks share a card: model easyspec's drafting as on a card each, a group's exchange taking N us", false},
+    {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32; on a card bf16)", false},
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},
     {"seed", "N", "of sampling (default 1)", false},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
@@ -98,7 +110,7 @@ static tpl_code set_words_of_choice(speculate_state *s, const char *key, const c
 {
     static const char *const children[3] = {"top-k", "sampled"}, *const on_off[3] = {"on", "off", "both"};
     static const char *const parallel[3] = {"attention", "layers", "both"}, *const exact[3] = {"rank0", "visit"};
-    static const char *const owner[3] = {"modulo", "blocks"};
+    static const char *const owner[3] = {"modulo", "blocks"}, *const graph[3] = {"on", "off"};
     int i = 0;
     *taken = true;
     if (strcmp(key, "children") == 0) {
@@ -118,6 +130,9 @@ static tpl_code set_words_of_choice(speculate_state *s, const char *key, const c
     } else if (strcmp(key, "owner") == 0) {
         TPL_TRY(set_choice(key, value, owner, &i, e));
         s->blocks = i == 1;
+    } else if (strcmp(key, "graph") == 0) {
+        TPL_TRY(set_choice(key, value, graph, &i, e));
+        s->graph_off = i == 1;
     } else {
         *taken = false;
     }
@@ -133,7 +148,8 @@ static tpl_code set_number(speculate_state *s, cli_context *c, const char *key, 
     } reals[] = {{"top-p", 1e-6, 1, &s->top_p},
                  {"draft-temperature", 0, 100, &s->draft_temperature},
                  {"stop-confidence", 0, 1, &s->stop_confidence},
-                 {"assume-accept", 1e-6, 1, &s->assume}};
+                 {"assume-accept", 1e-6, 1, &s->assume},
+                 {"exchange-us", 0, 1e6, &s->exchange_us}};
     const struct {
         const char *key;
         int lo, hi, *to;
@@ -228,6 +244,10 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return cli_set_compute(key, value, &s->compute, e);
     if (strcmp(key, "kv") == 0)
         return cli_set_compute(key, value, &s->kv, e);
+    if (strcmp(key, "backend") == 0)
+        return cli_set_backend(c, value, &s->backend, e);
+    if (strcmp(key, "ranks") == 0)
+        return cli_set_ranks(value, &s->ranks, e);
     return cli_set_format(value, &s->format, e);
 }
 
@@ -303,7 +323,7 @@ static const char shown[] = "method,tp,draft_tp=dtp,groups,width=w,depth=n,calib
                             "speedup_hi=to,accept_frac_of_n=acc/n,accept_per_draft_tok=acc/tok,tok_per_iteration=tok/"
                             "it,draft_s_per_100_tok=draft,"
                             "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,draft_gain=gain,draft_gain_"
-                            "bound=bound,attn_share=A,n_differ=differ,task,status";
+                            "bound=bound,attn_share=A,calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
 
 static tpl_code print_choices(const speculate_request *q, const spec_choice *choices, int n, double vanilla,
                               table_format format, tpl_err *e)
@@ -423,14 +443,28 @@ static tpl_code print_published(cli_context *c, table_format format, tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code measure(const speculate_state *s, cli_context *c, speculate_request *q, tpl_err *e)
+/* The processor, or the first card. */
+static tpl_code name_device(cli_context *c, speculate_request *q, tpl_err *e)
 {
-    cli_run r = {0};
-    spec_replay *replay = NULL;
+    if (spec_is_card(q)) {
+        gpu *card;
+        TPL_TRY(gpu_open(0, &card, e));
+        q->device = arena_strdup(&c->mem, gpu_get_facts(card)->name);
+        gpu_close(card);
+        return TPL_OK;
+    }
     json_t *host = host_facts();
     const char *cpu = json_string_value(json_object_get(host, "cpu"));
     q->device = cpu ? arena_strdup(&c->mem, cpu) : NULL;
     json_decref(host);
+    return TPL_OK;
+}
+
+static tpl_code measure(const speculate_state *s, cli_context *c, speculate_request *q, tpl_err *e)
+{
+    cli_run r = {0};
+    spec_replay *replay = NULL;
+    TPL_TRY(name_device(c, q, e));
     if (s->replay)
         TPL_TRY(spec_replay_read(&c->mem, s->replay, &replay, e));
     q->replay = replay;
@@ -439,8 +473,10 @@ static tpl_code measure(const speculate_state *s, cli_context *c, speculate_requ
     TPL_TRY(cli_open_run(c, s->out, s->resume, "speculate", &r, e));
     /* A suite's earlier sections have been printed. */
     long before[] = {c->rd ? rd_n_rows(r.rd, RS_ACCURACY) : 0, c->rd ? rd_n_rows(r.rd, RS_SPECULATE) : 0};
-    tpl_code rc = TPL_OK;
-    if (s->record && !(q->record = fopen(s->record, "w")))
+    card_watches watches = {0};
+    tpl_code rc = cli_watch_cards(q->backend, RANKS_LOCAL, &watches, r.rd, e);
+    card_watches_close(&watches);
+    if (rc == TPL_OK && s->record && !(q->record = fopen(s->record, "w")))
         rc = tpl_fail(e, TPL_E_IO, s->record, "cannot be created");
     if (rc == TPL_OK)
         rc = run_sets(s, c, q, r.rd, e);
@@ -552,6 +588,10 @@ static speculate_request request_of(const speculate_state *s, const cli_context 
         .stop_id = s->ignore_eos || s->replay || s->assume > 0 ? -1 : m->eos_id,
         .compute = s->compute,
         .kv = s->kv,
+        .backend = s->backend,
+        .ranks = s->ranks,
+        .no_graph = s->graph_off,
+        .exchange_us = s->exchange_us,
         .trace = s->trace,
         .command = c->command,
     };

@@ -36,7 +36,7 @@ typedef struct {
     tpl_code (*run)(void *state, cli_context *c, tpl_err *e);
 } cli_command;
 
-extern const cli_command cmd_run, cmd_convert, cmd_eval, cmd_kernels, cmd_latency, cmd_speculate, cmd_plan, cmd_info, cmd_generate, cmd_tokenize, cmd_logits;
+extern const cli_command cmd_run, cmd_convert, cmd_eval, cmd_kernels, cmd_latency, cmd_handoff, cmd_speculate, cmd_published, cmd_plan, cmd_info, cmd_generate, cmd_tokenize, cmd_logits;
 
 const cli_command *cli_find(const char *name);
 const cli_option *cli_find_option(const cli_command *c, const char *key);

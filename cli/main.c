@@ -18,7 +18,7 @@
 #define TPL_HOME "."
 #endif
 
-static const cli_command *const commands[] = {&cmd_run, &cmd_convert, &cmd_eval, &cmd_kernels, &cmd_latency, &cmd_speculate, &cmd_plan, &cmd_info, &cmd_generate, &cmd_tokenize, &cmd_logits};
+static const cli_command *const commands[] = {&cmd_run, &cmd_convert, &cmd_eval, &cmd_kernels, &cmd_latency, &cmd_handoff, &cmd_speculate, &cmd_published, &cmd_plan, &cmd_info, &cmd_generate, &cmd_tokenize, &cmd_logits};
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands, FIRST_KEY = 256, MAX_OPTIONS = 48 };
 
@@ -135,23 +135,44 @@ static tpl_code run_command(const cli_command *cmd, int argc, char **argv, tpl_e
     return rc;
 }
 
-/* Ranks that are processes: `--ranks mpi` among the words. MPI starts before options are parsed. */
-static bool wants_processes(int argc, char **argv)
+/* The value of an option among the words, NULL: it is not there. For what must be known before options are parsed. */
+static const char *early_value(int argc, char **argv, const char *option)
 {
-    for (int i = 2; i < argc; i++)
-        if (strcmp(argv[i], "--ranks=mpi") == 0 || (strcmp(argv[i], "--ranks") == 0 && i + 1 < argc && strcmp(argv[i + 1], "mpi") == 0))
-            return true;
-    return false;
+    size_t n = strlen(option);
+    for (int i = 2; i < argc; i++) {
+        if (strncmp(argv[i], option, n) == 0 && argv[i][n] == '=')
+            return argv[i] + n + 1;
+        if (strcmp(argv[i], option) == 0 && i + 1 < argc)
+            return argv[i + 1];
+    }
+    return NULL;
 }
 
-/* Process 0 runs the command; the others repeat its calls on the engine until it ends. */
+static bool wants_ranks(int argc, char **argv, const char *kind)
+{
+    const char *given = early_value(argc, argv, "--ranks");
+    return given && strcmp(given, kind) == 0;
+}
+
+/* `--ranks procs`: one process a rank of --tp, started here, before this process has threads. */
+static tpl_code start_ranks(int argc, char **argv, int *status, tpl_err *e)
+{
+    const char *tp = early_value(argc, argv, "--tp");
+    int64_t n = 1;
+    if (tp && !text_parse_i64(tp, &n))
+        return tpl_fail(e, TPL_E_USAGE, "--tp", "is '%s', expected one number of ranks with --ranks procs", tp);
+    return procs_start((int)(n < 0 || n > PROCS_MAX ? 0 : n), status, e);
+}
+
+/* Process 0 runs the command; the others repeat its calls on the engine until it ends. A rank that lost another cannot
+ * tell the rest: the launcher ends them. */
 static tpl_code run_or_follow(const cli_command *cmd, int argc, char **argv, tpl_err *e)
 {
-    if (wants_processes(argc, argv))
+    if (wants_ranks(argc, argv, "mpi"))
         TPL_TRY(procs_open(e));
     bool leads = procs_rank() == 0;
     tpl_code rc = leads ? run_command(cmd, argc, argv, e) : remote_serve(e);
-    if (!leads && rc != TPL_OK) {
+    if (rc != TPL_OK && (!leads || (remote_leads() && rc == TPL_E_DEVICE))) {
         char why[512];
         snprintf(why, sizeof why, "%s: %s", e->where, e->what);
         procs_abort(why, tpl_exit_status(rc));
@@ -177,10 +198,18 @@ int main(int argc, char **argv)
         fprintf(stderr, "tplabench: no such command '%s'; tplabench --help lists them\n", argv[1]);
         return tpl_exit_status(TPL_E_USAGE);
     }
-    interrupt_install();
-    signal(SIGXFSZ, SIG_IGN); /* a file-size limit becomes an error of write() like a full disk */
     tpl_err e = {0};
-    tpl_code rc = run_or_follow(cmd, argc, argv, &e);
+    tpl_code rc = TPL_OK;
+    int status = PROCS_IS_RANK;
+    if (wants_ranks(argc, argv, "procs"))
+        rc = start_ranks(argc, argv, &status, &e);
+    if (rc == TPL_OK && status != PROCS_IS_RANK)
+        return status;
+    if (procs_rank() == 0)
+        interrupt_install();
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit becomes an error of write() like a full disk */
+    if (rc == TPL_OK)
+        rc = run_or_follow(cmd, argc, argv, &e);
     progress_clear();
     if (rc == TPL_OK && fflush(stdout) != 0)
         rc = tpl_fail(&e, TPL_E_IO, "standard output", "cannot be written");

@@ -35,6 +35,8 @@ tpl_code one_run_open(one_run *o, cli_context *c, tpl_err *e)
         return tpl_fail(e, TPL_E_USAGE, "--model", "is missing, expected a checkpoint folder");
     if (!o->calibrate)
         o->calibrate = text_path_join(&c->mem, cli_home(), "datasets/worldlet/calibration.txt");
+    if (!o->backend && !ranks_are_processes(o->ranks))
+        o->backend = cli_default_backend();
     if (o->variant)
         TPL_TRY(variant_parse(o->variant, &o->v, e));
     lab_calibration cal = {.text = o->calibrate, .cache = true};

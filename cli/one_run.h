@@ -23,9 +23,9 @@ typedef struct {
     {"model", "DIR", "checkpoint folder (required)", true},                                                   \
     {"variant", "NAME", "attention variant (default mla or gqa, as the model is)", false},                    \
     {"tp", "N", "tensor-parallel ranks (default 1)", false},                                                  \
-    {"ranks", "KIND", "local: threads; mpi: processes, started with mpirun (default local)", false},          \
+    {"ranks", "KIND", "local: threads; procs: processes; mpi: processes under mpirun (default local)", false}, \
     {"experts", "HOW", "tp: every rank holds a part of each expert; ep: whole experts (default tp)", false},  \
-    {"backend", "NAME", "cpu, or cuda: on a card (default cpu)", false},                                      \
+    {"backend", "NAME", "cpu, or cuda: on a card (default cuda where there is a card)", false},                                      \
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32)", false},                        \
     {"kv", "TYPE", "f32 or bf16 cache (default as compute)", false},                                          \
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true}

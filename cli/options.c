@@ -45,6 +45,25 @@ tpl_code cli_set_int(const char *key, const char *value, int64_t lo, int64_t hi,
     return TPL_OK;
 }
 
+tpl_code cli_set_bytes(const char *key, const char *value, double *out, tpl_err *e)
+{
+    static const char letters[] = "KMGT";
+    char *end, option[64];
+    double v = strtod(value, &end), unit = 1;
+    const char *letter = *end ? strchr(letters, *end) : NULL;
+    snprintf(option, sizeof option, "--%s", key);
+    if (letter) {
+        bool decimal = end[1] == 'B';
+        for (long i = letter - letters; i >= 0; i--)
+            unit *= decimal ? 1000 : 1024;
+        end += decimal ? 2 : 1;
+    }
+    if (end == value || *end || !(v * unit >= 1 && v * unit < 1e18))
+        return tpl_fail(e, TPL_E_USAGE, option, "is '%s', expected bytes such as 80G (2^30) or 80GB (1e9)", value);
+    *out = v * unit;
+    return TPL_OK;
+}
+
 tpl_code cli_set_words(cli_context *c, const char *key, const char *value, cli_words *out, tpl_err *e)
 {
     out->n = text_split(&c->mem, value, ',', &out->v);
@@ -67,21 +86,41 @@ tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl
 tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e)
 {
     if (!ranks_from_name(value, out))
-        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is '%s', expected local, solo, mpi or nccl", value);
+        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is '%s', expected local, solo, procs, mpi or nccl", value);
     return TPL_OK;
 }
 
 tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tpl_err *e)
 {
     bool cuda = strcmp(value, "cuda") == 0;
+    tpl_err why = {0};
     if (!cuda && strcmp(value, "cpu") != 0 && strcmp(value, "ref") != 0)
         return tpl_fail(e, TPL_E_USAGE, "--backend", "is '%s', expected cpu, cuda or ref", value);
     if (cuda && !gpu_is_built())
         return tpl_fail(e, TPL_E_UNSUPPORTED, "--backend", "is cuda, which this build lacks (configure with -Dcuda=enabled)");
-    if (cuda && gpu_count() == 0)
-        return tpl_fail(e, TPL_E_DEVICE, "--backend", "is cuda, but no card or no driver is here");
+    if (cuda && cli_card_usable(&why) != TPL_OK)
+        return tpl_fail(e, why.code, "--backend", "is cuda; %s: %s", why.where, why.what);
     *out = cli_keep(c, value);
     return TPL_OK;
+}
+
+tpl_code cli_card_usable(tpl_err *e)
+{
+    gpu *card;
+    TPL_TRY(gpu_open(0, &card, e));
+    gpu_close(card);
+    return TPL_OK;
+}
+
+const char *cli_default_backend(void)
+{
+    tpl_err why = {0};
+    if (!gpu_is_built() || gpu_count() == 0)
+        return "cpu";
+    if (cli_card_usable(&why) == TPL_OK)
+        return "cuda";
+    log_note("the card is not used: %s: %s", why.where, why.what);
+    return "cpu";
 }
 
 tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e)

@@ -26,6 +26,8 @@ typedef struct {
 tpl_code cli_set_variants(cli_context *c, const char *value, cli_variants *out, tpl_err *e);
 tpl_code cli_set_axis(cli_context *c, const char *key, const char *value, int64_t lo, int64_t hi, cli_axis *out, tpl_err *e);
 tpl_code cli_set_int(const char *key, const char *value, int64_t lo, int64_t hi, int *out, tpl_err *e);
+/* Memory: "4096", "80G" (2^30), "80GB" (1e9); K, M, G, T. */
+tpl_code cli_set_bytes(const char *key, const char *value, double *out, tpl_err *e);
 tpl_code cli_set_words(cli_context *c, const char *key, const char *value, cli_words *out, tpl_err *e);
 tpl_code cli_set_compute(const char *key, const char *value, tpl_dtype *out, tpl_err *e); /* f32 or bf16 */
 tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e);
@@ -33,6 +35,10 @@ tpl_code cli_set_ranks(const char *value, ranks_kind *out, tpl_err *e);
 tpl_code cli_set_experts(const char *value, bool *expert_parallel, tpl_err *e);
 /* cpu or cuda; TPL_E_UNSUPPORTED where the build has none, TPL_E_DEVICE where there is no card. */
 tpl_code cli_set_backend(cli_context *c, const char *value, const char **out, tpl_err *e);
+/* Whether the first card can run this build; if not, why. */
+tpl_code cli_card_usable(tpl_err *e);
+/* "cuda" where the build has it and a card is here that can run it, else "cpu". */
+const char *cli_default_backend(void);
 tpl_code cli_set_format(const char *value, table_format *out, tpl_err *e);
 /* A checkpoint folder as given or as it came with the program ("models/worldlet-mla"), or "shape:NAME,..." with the bare name
  * of a bundled shape made a path. */

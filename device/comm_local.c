@@ -39,7 +39,7 @@ void comm_destroy(comm *c)
 
 /* What a rank lends to the others while a collective runs. */
 typedef struct {
-    const float *data;
+    float *data;
     int64_t stride;
 } lent_rows;
 
@@ -96,24 +96,42 @@ static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
         memcpy(to + i * to_stride, from + i * from_stride, (size_t)width * sizeof *to);
 }
 
-/* Large all-reduce: rank i adds up the i-th share of the rows' columns, then all collect the shares. */
+/* Large all-reduce: rank i adds up the i-th share of the rows' columns and gives it to all. */
 enum { SPLIT_FLOATS = 1 << 14 };
+
+/* Columns [col, col + width) of all the group's rows become their sums; nobody else touches them meanwhile. */
+static void reduce_columns(const local_shared *s, comm_group g, float *sum, int64_t rows, int64_t col, int64_t width)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        for (int r = 0; r < g.size; r++) {
+            lent_rows from = s->slots[g.first + r].lent;
+            const float *x = from.data + i * from.stride + col;
+            if (r == 0)
+                memcpy(sum, x, (size_t)width * sizeof *sum);
+            else
+                for (int64_t j = 0; j < width; j++)
+                    sum[j] += x[j];
+        }
+        for (int r = 0; r < g.size; r++) {
+            lent_rows to = s->slots[g.first + r].lent;
+            memcpy(to.data + i * to.stride + col, sum, (size_t)width * sizeof *sum);
+        }
+    }
+}
 
 static void all_reduce(local_shared *s, comm_group g, int me, barrier *b, float *data, int64_t stride, int64_t rows, int64_t width)
 {
     rank_slot *slot = &s->slots[g.first + me];
-    bool split = rows * width >= SPLIT_FLOATS && width % g.size == 0;
-    int64_t share = split ? width / g.size : width, col = split ? me * share : 0;
-    float *sum = sum_space(slot, (size_t)(rows * share));
-    add_ranks(s, g, sum, rows, col, share);
-    barrier_wait(b); /* everybody has read; data may change */
-    if (!split) {
-        copy_rows(data, stride, sum, share, rows, share);
+    int64_t share = width / g.size;
+    if (rows * width >= SPLIT_FLOATS && width % g.size == 0) {
+        reduce_columns(s, g, sum_space(slot, (size_t)share), rows, me * share, share);
+        barrier_wait(b); /* all shares are there */
         return;
     }
-    for (int r = 0; r < g.size; r++)
-        copy_rows(data + r * share, stride, s->slots[g.first + r].sum, share, rows, share);
-    barrier_wait(b); /* everybody has collected; sums may change */
+    float *sum = sum_space(slot, (size_t)(rows * width));
+    add_ranks(s, g, sum, rows, 0, width);
+    barrier_wait(b); /* everybody has read; data may change */
+    copy_rows(data, stride, sum, width, rows, width);
 }
 
 static tpl_code local_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
@@ -194,13 +212,18 @@ tpl_code comm_local_create(int n, comm **handles, tpl_err *e)
 
 /* ---- one rank alone ---- */
 
-static tpl_code solo_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+void comm_alone(comm_op op, int rank, comm_group g, const float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width)
 {
     if (op == COMM_ALL_GATHER)
         for (int r = 0; r < g.size; r++)
             copy_rows(out + r * width, out_stride, data, data_stride, rows, width);
     if (op == COMM_REDUCE_SCATTER)
-        copy_rows(out, out_stride, data + (c->rank - g.first) * (width / g.size), data_stride, rows, width / g.size);
+        copy_rows(out, out_stride, data + (rank - g.first) * (width / g.size), data_stride, rows, width / g.size);
+}
+
+static tpl_code solo_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+{
+    comm_alone(op, c->rank, g, data, data_stride, out, out_stride, rows, width);
     return TPL_OK;
 }
 

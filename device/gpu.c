@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "base/arena.h"
+#include "device/gpu_judge.h"
 
 /* cuBLAS takes its work space from here, so that a recorded walk allocates nothing. NVIDIA's advice for Hopper. */
 enum { BLAS_WORKSPACE = 32 << 20 };
@@ -67,6 +68,7 @@ static tpl_code read_facts(int ordinal, gpu_facts *f, tpl_err *e)
     struct cudaDeviceProp p;
     CUDA_TRY(cudaGetDeviceProperties(&p, ordinal));
     snprintf(f->name, sizeof f->name, "%s", p.name);
+    CUDA_TRY(cudaDeviceGetPCIBusId(f->bus_id, sizeof f->bus_id, ordinal));
     f->ordinal = ordinal;
     f->major = p.major;
     f->minor = p.minor;
@@ -80,15 +82,16 @@ static tpl_code read_facts(int ordinal, gpu_facts *f, tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code check_card(const gpu_facts *f, tpl_err *e)
+/* The reason behind a count of cards that failed: no driver, or one too old, or what CUDA says. */
+static tpl_code fail_to_count(cudaError_t rc, tpl_err *e)
 {
-    if (f->driver / 1000 < f->runtime / 1000)
-        return tpl_fail(e, TPL_E_DEVICE, f->name, "driver is for CUDA %d.%d, this build needs %d.0 or newer",
-                        f->driver / 1000, f->driver % 1000 / 10, f->runtime / 1000);
-    if (f->major < 8)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, f->name, "compute capability is %d.%d, expected 8.0 or newer", f->major,
-                        f->minor);
-    return TPL_OK;
+    int driver = 0, runtime = 0;
+    cudaGetLastError();
+    if (rc == cudaErrorNoDevice)
+        return tpl_fail(e, TPL_E_DEVICE, "card", "none is here, or none may be seen");
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && cudaRuntimeGetVersion(&runtime) == cudaSuccess)
+        TPL_TRY(gpu_judge_driver(driver, runtime, e));
+    return fail(e, "card", rc);
 }
 
 tpl_code gpu_open(int ordinal, gpu **out, tpl_err *e)
@@ -96,12 +99,12 @@ tpl_code gpu_open(int ordinal, gpu **out, tpl_err *e)
     int n = 0;
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc != cudaSuccess)
-        return fail(e, "card", rc);
+        return fail_to_count(rc, e);
     if (ordinal < 0 || ordinal >= n)
         return tpl_fail(e, TPL_E_DEVICE, "card", "number %d was asked for, %d are here", ordinal, n);
     gpu_facts f = {0};
     TPL_TRY(read_facts(ordinal, &f, e));
-    TPL_TRY(check_card(&f, e));
+    TPL_TRY(gpu_judge(&f, e));
     CUDA_TRY(cudaSetDevice(ordinal));
     gpu *g = tpl_calloc(1, sizeof *g);
     g->facts = f;
@@ -123,6 +126,24 @@ tpl_code gpu_use(gpu *g, tpl_err *e)
 {
     CUDA_TRY(cudaSetDevice(g->facts.ordinal));
     return TPL_OK;
+}
+
+tpl_code gpu_reach(gpu *from, gpu *to, tpl_err *e)
+{
+    int can = 0;
+    if (from->facts.ordinal == to->facts.ordinal)
+        return TPL_OK;
+    CUDA_TRY(cudaDeviceCanAccessPeer(&can, from->facts.ordinal, to->facts.ordinal));
+    if (!can)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, from->facts.name, "card %d cannot reach the memory of card %d",
+                        from->facts.ordinal, to->facts.ordinal);
+    CUDA_TRY(cudaSetDevice(from->facts.ordinal));
+    cudaError_t rc = cudaDeviceEnablePeerAccess(to->facts.ordinal, 0);
+    if (rc == cudaErrorPeerAccessAlreadyEnabled) {
+        cudaGetLastError();
+        return TPL_OK;
+    }
+    return rc == cudaSuccess ? TPL_OK : fail(e, "peer access", rc);
 }
 
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e)
@@ -242,6 +263,14 @@ tpl_code gpu_copy(gpu_queue *q, void *to, const void *from, size_t bytes, tpl_er
     return TPL_OK;
 }
 
+tpl_code gpu_copy_pieces(gpu_queue *q, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                         tpl_err *e)
+{
+    if (bytes && n)
+        CUDA_TRY(cudaMemcpy2DAsync(to, to_step, from, from_step, bytes, (size_t)n, cudaMemcpyDefault, q->stream));
+    return TPL_OK;
+}
+
 tpl_code gpu_copy_now(gpu_queue *q, void *to, const void *from, size_t bytes, tpl_err *e)
 {
     TPL_TRY(gpu_copy(q, to, from, bytes, e));
@@ -294,6 +323,15 @@ void gpu_event_destroy(gpu_event *v)
 tpl_code gpu_event_record(gpu_event *v, gpu_queue *q, tpl_err *e)
 {
     CUDA_TRY(cudaEventRecord(v->event, q->stream));
+    return TPL_OK;
+}
+
+tpl_code gpu_event_stamp(gpu_event *v, gpu_queue *q, tpl_err *e)
+{
+    enum cudaStreamCaptureStatus recording;
+    CUDA_TRY(cudaStreamIsCapturing(q->stream, &recording));
+    unsigned flags = recording == cudaStreamCaptureStatusActive ? cudaEventRecordExternal : cudaEventRecordDefault;
+    CUDA_TRY(cudaEventRecordWithFlags(v->event, q->stream, flags));
     return TPL_OK;
 }
 

@@ -26,7 +26,7 @@ typedef struct gpu_event gpu_event;
 typedef struct gpu_graph gpu_graph;
 
 typedef struct {
-    char name[256];
+    char name[256], bus_id[32];
     int32_t ordinal, major, minor; /* compute capability */
     int32_t n_sm, clock_khz;
     int32_t driver, runtime; /* as CUDA numbers them: 13000 is 13.0 */
@@ -42,6 +42,8 @@ int gpu_count(void);
 tpl_code gpu_open(int ordinal, gpu **out, tpl_err *e);
 void gpu_close(gpu *g);
 const gpu_facts *gpu_get_facts(const gpu *g);
+/* Lets kernels on `from` read and write memory of `to`; TPL_E_UNSUPPORTED where the machine does not join them. */
+tpl_code gpu_reach(gpu *from, gpu *to, tpl_err *e);
 /* Makes the card current on this thread: launches go to queues of the current card only. */
 tpl_code gpu_use(gpu *g, tpl_err *e);
 tpl_code gpu_free_bytes(gpu *g, int64_t *out, tpl_err *e);
@@ -60,6 +62,9 @@ void gpu_queue_destroy(gpu_queue *q);
 gpu *gpu_queue_card(gpu_queue *q);
 /* Where the copy lies (host or card) follows from the pointers; host memory must be pinned for the call not to wait. */
 tpl_code gpu_copy(gpu_queue *q, void *to, const void *from, size_t bytes, tpl_err *e);
+/* n pieces of `bytes`, which lie to_step and from_step bytes apart. */
+tpl_code gpu_copy_pieces(gpu_queue *q, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                         tpl_err *e);
 /* Copies and waits. */
 tpl_code gpu_copy_now(gpu_queue *q, void *to, const void *from, size_t bytes, tpl_err *e);
 tpl_code gpu_fill(gpu_queue *q, void *to, int byte, size_t bytes, tpl_err *e);
@@ -76,6 +81,9 @@ void gpu_event_destroy(gpu_event *v);
 tpl_code gpu_event_record(gpu_event *v, gpu_queue *q, tpl_err *e);
 /* What is enqueued on q from now on waits for the event. */
 tpl_code gpu_event_join(gpu_event *v, gpu_queue *q, tpl_err *e);
+/* Puts the passing of a timed event into what a recorded walk does, so that each of its runs stamps it anew; outside of
+ * one the same as gpu_event_record(). */
+tpl_code gpu_event_stamp(gpu_event *v, gpu_queue *q, tpl_err *e);
 /* Time between two timed events that have both passed. */
 tpl_code gpu_event_elapsed_us(gpu_event *from, gpu_event *to, double *us, tpl_err *e);
 

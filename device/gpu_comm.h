@@ -1,17 +1,19 @@
-/* gpu_comm.h - collectives between ranks that have a card each, through NCCL, in one process or many.
+/* gpu_comm.h - collectives between ranks that have a card each, through NCCL or peer memory, in one process or many.
  * For:    engine/exec_cuda*.c; the library is loaded at run time, when the first team asks for it.
  * Enter:  engine/, bench/, tests/.
  * Owns:   gpu_comm_create() owns this process's communicators.
  * Fails:  TPL_E_UNSUPPORTED where the build or the machine has no NCCL; TPL_E_DEVICE with NCCL's words.
  *
- * Everything is enqueued, and can be recorded. Rows are whole: `data` is [rows, width] without gaps. Sums are NCCL's,
- * in the order of its rings or trees, which does not change between runs on the same cards. */
+ * Everything is enqueued, and can be recorded. Rows are whole: `data` is [rows, width] without gaps. Sums through peer
+ * memory are in rank order; the library's in the order of its rings or trees, which does not change between runs on the
+ * same cards. */
 #ifndef TPL_DEVICE_GPU_COMM_H
 #define TPL_DEVICE_GPU_COMM_H
 
 #include "base/dtype.h"
 #include "device/comm.h"
 #include "device/gpu.h"
+#include "device/gpu_peer.h"
 
 enum { GPU_COMM_ID = 128 };
 
@@ -32,14 +34,23 @@ void gpu_comm_destroy(gpu_comm *c);
 tpl_code gpu_comm_split(gpu_comm *c, int size, tpl_err *e);
 const char *gpu_comm_version(void); /* "2.28.3"; "" before the library is loaded */
 
-/* One local rank's part of a collective in groups of `size`. Unlike comm.h, a gather puts one rank's rows behind the
- * other's (out [size, rows, width]) and a reduce-scatter takes them so (data [size, rows, width / size]). */
-typedef struct {
-    gpu_queue *queue;
-    void *data, *out;
-} gpu_comm_part;
+/* What carries a collective: the library, our own exchange through peer memory (gpu_peer.h) where cards of one host can
+ * map each other, or, at first, whichever was measured to be faster for the operation and size. */
+typedef enum { GPU_COMM_BEST, GPU_COMM_LIBRARY, GPU_COMM_PEER } gpu_comm_way;
 
+void gpu_comm_choose(gpu_comm *c, gpu_comm_way way);
+/* Whether a call will go through peer memory. Its gather and reduce-scatter then keep to comm.h's layouts: out [rows,
+ * size * width] and data [rows, width]. */
+bool gpu_comm_goes_peer(const gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width);
+/* Why groups of `size` do not exchange through peer memory; "" where they can. */
+const char *gpu_comm_why_not_peer(const gpu_comm *c, int size);
+
+/* A collective in groups of `size`, one part a local rank. Unlike comm.h, a gather of the library puts one rank's rows
+ * behind the other's (out [size, rows, width]) and its reduce-scatter takes them so (data [size, rows, width / size]).
+ */
 tpl_code gpu_comm_run(gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width,
                       const gpu_comm_part *parts, tpl_err *e);
+/* After queues have been waited for: whether a rank was lost meanwhile. */
+tpl_code gpu_comm_check(const gpu_comm *c, tpl_err *e);
 
 #endif

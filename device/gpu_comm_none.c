@@ -39,6 +39,25 @@ tpl_code gpu_comm_split(gpu_comm *c, int size, tpl_err *e)
     return none(e);
 }
 
+void gpu_comm_choose(gpu_comm *c, gpu_comm_way way)
+{
+}
+
+bool gpu_comm_goes_peer(const gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width)
+{
+    return false;
+}
+
+const char *gpu_comm_why_not_peer(const gpu_comm *c, int size)
+{
+    return "this build has no NCCL";
+}
+
+tpl_code gpu_comm_check(const gpu_comm *c, tpl_err *e)
+{
+    return TPL_OK;
+}
+
 tpl_code gpu_comm_run(gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width,
                       const gpu_comm_part *parts, tpl_err *e)
 {

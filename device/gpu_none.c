@@ -1,5 +1,6 @@
 /* gpu_none.c - gpu.h in a build without CUDA: there is no card, and nothing but the questions can be called. */
 #include "device/gpu.h"
+#include "device/gpu_peer.h"
 
 #include <assert.h>
 
@@ -35,6 +36,22 @@ const gpu_facts *gpu_get_facts(const gpu *g)
 }
 
 tpl_code gpu_use(gpu *g, tpl_err *e)
+{
+    return none(e);
+}
+
+tpl_code gpu_reach(gpu *from, gpu *to, tpl_err *e)
+{
+    return none(e);
+}
+
+tpl_code gpu_copy_pieces(gpu_queue *q, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                         tpl_err *e)
+{
+    return none(e);
+}
+
+tpl_code gpu_event_stamp(gpu_event *v, gpu_queue *q, tpl_err *e)
 {
     return none(e);
 }
@@ -161,4 +178,9 @@ void gpu_graph_destroy(gpu_graph *r)
 int gpu_graph_nodes(const gpu_graph *r)
 {
     return 0;
+}
+
+tpl_code gpu_peer_map(gpu *from, gpu *to, tpl_err *e)
+{
+    return none(e);
 }

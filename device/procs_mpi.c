@@ -1,19 +1,16 @@
-/* procs_mpi.c - procs.h over MPI. */
-#include <assert.h>
+/* procs_mpi.c - processes that mpirun started, on one host or several. */
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <mpi.h>
 
 #include "base/arena.h"
-#include "device/procs.h"
+#include "device/procs_kind.h"
 
-static bool opened;
 static int rank, count = 1;
 
-bool procs_built_in(void)
+bool procs_mpi_built_in(void)
 {
     return true;
 }
@@ -28,40 +25,24 @@ static tpl_code check(int rc, const char *what, tpl_err *e)
     return tpl_fail(e, TPL_E_DEVICE, what, "rank %d: %s", rank, text);
 }
 
-tpl_code procs_open(tpl_err *e)
+tpl_code procs_mpi_open(int *out_rank, int *out_count, tpl_err *e)
 {
     int given;
     TPL_TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &given), "MPI_Init_thread", e));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &count);
-    opened = true;
+    *out_rank = rank;
+    *out_count = count;
     return TPL_OK;
 }
 
-void procs_close(void)
+static void close_mpi(void)
 {
-    if (opened)
-        MPI_Finalize();
-    opened = false;
+    MPI_Finalize();
 }
 
-bool procs_opened(void)
-{
-    return opened;
-}
-
-int procs_rank(void)
-{
-    return rank;
-}
-
-int procs_count(void)
-{
-    return count;
-}
-
-tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e)
+static tpl_code broadcast(void *data, size_t bytes, tpl_err *e)
 {
     char *at = data;
     while (bytes > 0) {
@@ -73,10 +54,8 @@ tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e)
     return TPL_OK;
 }
 
-void procs_abort(const char *why, int status)
+static void abort_all(int status)
 {
-    fprintf(stderr, "tplabench: rank %d: %s\n", rank, why);
-    fflush(stderr);
     MPI_Abort(MPI_COMM_WORLD, status);
     abort();
 }
@@ -99,7 +78,8 @@ static float *room(float **buf, size_t *len, size_t n)
     return *buf;
 }
 
-/* Communicators are made together, in the order in which plans first name groups: every process of the group is there. */
+/* Communicators are made together, in the order in which plans first name groups: every process of the group is there.
+ */
 static tpl_code group_comm(procs_comm *p, comm_group g, MPI_Comm *out, tpl_err *e)
 {
     if (g.size == count) {
@@ -144,7 +124,8 @@ static void add_parts(float *sum, const float *parts, int n_parts, int64_t n)
 }
 
 /* Everybody's rows to everybody: all [size, rows, width]. */
-static tpl_code gather(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, int64_t rows, int64_t width, float **all, tpl_err *e)
+static tpl_code gather(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, int64_t rows,
+                       int64_t width, float **all, tpl_err *e)
 {
     int64_t n = rows * width;
     if (n > INT_MAX)
@@ -155,7 +136,8 @@ static tpl_code gather(procs_comm *p, MPI_Comm c, int size, const float *data, i
     return check(MPI_Allgather(own, (int)n, MPI_FLOAT, *all, (int)n, MPI_FLOAT, c), "MPI_Allgather", e);
 }
 
-static tpl_code reduce_scatter(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, float *out, int64_t out_stride, int64_t rows, int64_t share, tpl_err *e)
+static tpl_code reduce_scatter(procs_comm *p, MPI_Comm c, int size, const float *data, int64_t stride, float *out,
+                               int64_t out_stride, int64_t rows, int64_t share, tpl_err *e)
 {
     int64_t n = rows * share;
     if (n > INT_MAX)
@@ -169,7 +151,8 @@ static tpl_code reduce_scatter(procs_comm *p, MPI_Comm c, int size, const float 
     return TPL_OK;
 }
 
-static tpl_code procs_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+static tpl_code procs_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out,
+                          int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
 {
     procs_comm *p = c->self;
     MPI_Comm mpi;
@@ -216,14 +199,22 @@ static void procs_destroy(comm *c)
     free(c);
 }
 
-tpl_code comm_procs_create(comm **handle, tpl_err *e)
+static tpl_code create_comm(comm **handle, tpl_err *e)
 {
-    assert(opened);
     procs_comm *p = tpl_calloc(1, sizeof *p);
     p->groups = tpl_calloc((size_t)(count * (count + 1)), sizeof *p->groups);
     for (int i = 0; i < count * (count + 1); i++)
         p->groups[i] = MPI_COMM_NULL;
     *handle = tpl_malloc(sizeof **handle);
-    **handle = (comm){.rank = rank, .n_ranks = count, .backend = "mpi", .run = procs_run, .barrier = procs_barrier, .destroy = procs_destroy, .self = p};
+    **handle = (comm){.rank = rank,
+                      .n_ranks = count,
+                      .backend = "mpi",
+                      .run = procs_run,
+                      .barrier = procs_barrier,
+                      .destroy = procs_destroy,
+                      .self = p};
     return TPL_OK;
 }
+
+const procs_kind procs_mpi = {
+    .broadcast = broadcast, .abort = abort_all, .create_comm = create_comm, .close = close_mpi};

@@ -47,6 +47,11 @@ static const float *base_logits(const accept_case *c, int node)
     return c->logits + (size_t)(node + 1) * (size_t)c->tree->vocab;
 }
 
+int32_t accept_best(const accept_case *c, int node)
+{
+    return c->best ? c->best(c->best_user, node + 1) : sampler_argmax(base_logits(c, node), c->tree->vocab);
+}
+
 void accept_load(accept_case *c, int node)
 {
     int n = c->tree->vocab;
@@ -140,7 +145,7 @@ void accept_exact(void *user, accept_case *c, rng *r, accept_result *out)
             accept_load(c, node);
             child = accept_child(c, node, c->tree->rule, r);
         } else {
-            out->bonus = sampler_argmax(base_logits(c, node), c->tree->vocab);
+            out->bonus = accept_best(c, node);
             child = greedy_child(c, node, out->bonus);
         }
         if (child < 0)

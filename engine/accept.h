@@ -16,7 +16,9 @@
 
 typedef struct {
     const spec_tree *tree;
-    const float *logits; /* [1 + tree->n, vocab]: the base's after the root and after each node */
+    const float *logits; /* [1 + tree->n, vocab]: the base's after the root and after each node; NULL at temperature 0 */
+    int32_t (*best)(const void *user, int i); /* temperature 0: the likeliest token by row of `logits`; NULL: sought there */
+    const void *best_user;
     float temperature, top_p;
     double *p, *q;  /* [vocab] */
     float *prob;    /* [vocab] */
@@ -42,6 +44,7 @@ void accept_exact(void *user, accept_case *c, rng *r, accept_result *out);
  * c->p left as the bonus token's distribution; a draw from p [n] >= 0 that need not sum to 1. */
 void accept_load(accept_case *c, int node);
 int accept_child(accept_case *c, int node, tree_children rule, rng *r);
+int32_t accept_best(const accept_case *c, int node); /* the base's likeliest token after a node */
 int32_t accept_draw(const double *p, int n, rng *r);
 
 #endif

@@ -17,7 +17,7 @@ static tpl_dtype stored_type(const plan *p, int source)
     return source == W_UK || source == W_UK_WHOLE || source == W_UV || source == W_ROUTER_BIAS ? DT_F32 : DT_BF16;
 }
 
-static tpl_dtype weight_type(const plan *p, int w, plan_types t)
+tpl_dtype plan_weight_type(const plan *p, int w, plan_types t)
 {
     int source = p->weights[w].source;
     bool folded = variant_needs_transform(&p->v) && (source == W_KV_A || source == W_UK || source == W_UK_WHOLE || source == W_UV);
@@ -48,7 +48,7 @@ step_cost plan_step_cost(const plan *p, const plan_step *s, const batch_shape *b
     for (int i = 0; i < STEP_MAX_W; i++) {
         if (s->w[i] < 0)
             continue;
-        w[i] = weight_sizes(p, s->w[i], weight_type(p, s->w[i], t));
+        w[i] = weight_sizes(p, s->w[i], plan_weight_type(p, s->w[i], t));
         own.w[i] = i;
     }
     bind_env env = {.p = p, .rows = b->rows, .logit_rows = b->logit_rows, .act = t.act, .weights = w, .batch = &view, .streams = streams};
@@ -78,7 +78,7 @@ int64_t plan_weight_bytes(const plan *p, plan_phase phase, plan_types t)
         bool counts = phase == N_PHASES ? true : w->used[phase];
         bool tied = p->cfg.tied_embeddings && w->source == W_LM_HEAD;
         if (counts && !tied)
-            bytes += (int64_t)(w->n_heads ? w->n_heads : 1) * w->rows * w->cols * (int64_t)dtype_bytes(weight_type(p, i, t));
+            bytes += (int64_t)(w->n_heads ? w->n_heads : 1) * w->rows * w->cols * (int64_t)dtype_bytes(plan_weight_type(p, i, t));
     }
     return bytes;
 }

@@ -21,8 +21,16 @@ typedef struct exec_ops {
     tpl_code (*forward)(session *s, tpl_err *e);
     const float *(*logits)(const session *s, int i);
     int32_t (*best)(const session *s, int i);
-    /* Moves cached values of one rank or between local ranks, after the last pass and before the next. */
-    tpl_code (*move)(session *s, void *to, const void *from, size_t bytes, tpl_err *e);
+    /* Makes a stream's cache of one rank random (session_fill_random()). */
+    tpl_code (*fill)(session *s, int local_rank, int stream, uint64_t seed, tpl_err *e);
+    /* Moves cached values of one rank or between local ranks, after the last pass and before the next: n pieces that lie
+     * to_step and from_step bytes apart. */
+    tpl_code (*move)(session *s, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                     tpl_err *e);
+    /* session_top(), session_time_blocks(), session_block_times(); NULL: a host has none. */
+    session_likeliest (*top)(const session *s, int i);
+    tpl_code (*time_blocks)(session *s, bool on, tpl_err *e);
+    block_times (*times)(const session *s, int local_rank, plan_phase phase);
 } exec_ops;
 
 /* The executor of a backend: the card's for "cuda", the host's for all others. */
@@ -34,6 +42,7 @@ extern const exec_ops exec_cpu, exec_cuda;
 
 /* Bytes of one layer's pages of a KV stream on a rank. */
 int64_t exec_layer_bytes(const session *s, int local_rank, int stream);
+enum { EXEC_FILL_BYTES = 256 << 20 }; /* random values are repeated after so many bytes */
 /* Scratch that any step of any batch of the session may want; the rank's bind_env must stand. */
 tpl_code exec_scratch_bytes(session *s, int local_rank, size_t *out, tpl_err *e);
 /* What a step wrote. */

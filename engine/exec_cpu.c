@@ -5,6 +5,7 @@
 #include "engine/exec.h"
 #include "engine/sampler.h"
 #include "engine/session_impl.h"
+#include "kernels/random.h"
 
 static tpl_code team_open(team *t, tpl_err *e)
 {
@@ -86,6 +87,10 @@ static void close_ranks(session *s)
 static tpl_code run_comm(session *s, session_rank *r, const team_rank *tr, const plan_step *step, tpl_err *e)
 {
     mat data = ref_bind(step->in[0], &r->env), out = ref_bind(step->out, &r->env);
+    if (s->silent) {
+        comm_alone(step->comm, tr->p->rank, step->group, data.data, data.stride, out.data, out.stride, data.rows, data.cols);
+        return TPL_OK;
+    }
     return tr->comm->run(tr->comm, step->comm, step->group, data.data, data.stride, out.data, out.stride, data.rows,
                          data.cols, e);
 }
@@ -102,7 +107,7 @@ static tpl_code walk(void *arg, int local_rank, tpl_err *e)
     r->env.rows = s->view.n_rows;
     r->env.logit_rows = s->n_logits;
     tpl_code rc = TPL_OK;
-    for (int i = 0; i < list->n; i++) {
+    for (int i = 0; i < list->n && (local_rank == 0 || !s->alone); i++) {
         const plan_step *step = &list->steps[i];
         if (!step->active || (rc != TPL_OK && !step->is_comm))
             continue;
@@ -140,9 +145,28 @@ static int32_t best(const session *s, int i)
     return sampler_argmax(logits(s, i), team_plan(s->t, 0)->cfg.vocab);
 }
 
-static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_err *e)
+static tpl_code move(session *s, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                     tpl_err *e)
 {
-    memcpy(to, from, bytes);
+    for (int i = 0; i < n; i++)
+        memcpy((char *)to + to_step * (size_t)i, (const char *)from + from_step * (size_t)i, bytes);
+    return TPL_OK;
+}
+
+static tpl_code fill(session *s, int local_rank, int stream, uint64_t seed, tpl_err *e)
+{
+    const dev_buf *b = &s->ranks[local_rank].kv[stream];
+    tpl_dtype type = team_opts(s->t)->kv;
+    size_t size = dtype_bytes(type), done = b->bytes < EXEC_FILL_BYTES ? b->bytes : EXEC_FILL_BYTES;
+    random_recipe recipe = {.key = seed, .size = 1};
+    for (size_t i = 0; i < done / size; i++) {
+        float v = random_value(recipe, i);
+        dtype_from_f32((char *)b->data + i * size, type, &v, 1);
+    }
+    for (size_t n; done < b->bytes; done += n) {
+        n = b->bytes - done < done ? b->bytes - done : done;
+        memcpy((char *)b->data + done, b->data, n);
+    }
     return TPL_OK;
 }
 
@@ -155,4 +179,5 @@ const exec_ops exec_cpu = {.host = true,
                            .forward = forward,
                            .logits = logits,
                            .best = best,
+                           .fill = fill,
                            .move = move};

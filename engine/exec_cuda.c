@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/gpu_trace.h"
+#include "engine/card_marks.h"
 #include "engine/exec_cuda.h"
 #include "engine/session_impl.h"
 #include "kernels/card.h"
@@ -14,12 +16,18 @@ enum { MAX_GRAPHS = 32, CONTEXT_STEP = 1024 };
 
 /* Where the arrays of a batch begin in the contents block, in bytes; masks are last, as only trees copy them. */
 typedef struct {
-    size_t token, seq, pos, row0, prefix, open, logit, pages[KV_N_STREAMS], mask, end;
+    size_t token, seq, pos, row0, prefix, open, logit, temperature, pages[KV_N_STREAMS], mask, end;
 } contents;
+
+/* Where what a pass found about its wanted rows begins, in bytes: each row's best token, its likeliest, their shares. */
+typedef struct {
+    size_t best, top, shares, end;
+} findings;
 
 /* All that fixes a walk's launches. */
 typedef struct {
-    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots;
+    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots, silent, top_k, timed;
+    int32_t trace; /* a trace must see its graphs recorded */
 } walk_shape;
 
 typedef struct {
@@ -33,10 +41,12 @@ typedef struct {
     dev_buf *card_blocks; /* [n_places] */
     dev_buf *turned; /* [n_ranks] where the library's layout of a collective differs from ours; empty where ranks share
                         a card */
-    dev_buf host_block, host_logits, best, host_best; /* best: [max_logits] tokens, then space to find them */
-    gpu_queue **queues;                               /* [n_ranks] */
-    gpu_event **done;                                 /* [n_ranks] */
+    dev_buf host_block, host_logits, found, host_found, find_space;
+    findings in_found;
+    gpu_queue **queues; /* [n_ranks] */
+    gpu_event **done;   /* [n_ranks] */
     gpu_event *ready;
+    cuda_clock *clock; /* NULL: blocks are not timed */
     batch_view *batches; /* [n_ranks] the batch as each rank's card sees it */
     walk_record records[MAX_GRAPHS];
     int n_records;
@@ -79,9 +89,10 @@ static contents lay_contents(const session *s)
     c.prefix = cut(&used, seqs * i32);
     c.open = cut(&used, seqs * i32);
     c.logit = cut(&used, (size_t)s->o.max_logits * i32);
+    c.temperature = cut(&used, sizeof(float));
     for (int k = 0; k < KV_N_STREAMS; k++)
         c.pages[k] = cut(&used, seqs * (size_t)s->pools[k].max_pages * i32);
-    c.mask = cut(&used, rows * ((rows + 63) / 64) * sizeof(uint64_t));
+    c.mask = cut(&used, rows * ((rows + (size_t)s->o.max_tree + 63) / 64) * sizeof(uint64_t));
     c.end = used;
     return c;
 }
@@ -183,12 +194,28 @@ static tpl_code open_rank(session *s, int rank, tpl_err *e)
     return gpu_queue_wait(c->queue, e);
 }
 
+static tpl_code open_findings(session *s, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    gpu *card = team_of(s)->places[0].card;
+    size_t rows = (size_t)s->o.max_logits, most = (size_t)s->o.max_top, used = 0;
+    x->in_found.best = cut(&used, rows * sizeof(int32_t));
+    x->in_found.top = cut(&used, rows * most * sizeof(int32_t));
+    x->in_found.shares = cut(&used, rows * most * sizeof(float));
+    x->in_found.end = used;
+    TPL_TRY(gpu_alloc(card, &x->found, used, "best tokens", e));
+    TPL_TRY(gpu_alloc_pinned(card, &x->host_found, used, "best tokens", e));
+    return gpu_alloc(card, &x->find_space, rows * (most ? CARD_TOP_SPACE : CARD_BEST_SPACE) * sizeof(float),
+                     "space to find best tokens", e);
+}
+
 static tpl_code open_session(session *s, tpl_err *e)
 {
     cuda_team *c = team_of(s);
     cuda_session *x = tpl_calloc(1, sizeof *x);
     const plan *p = team_plan(s->t, 0);
-    size_t n = (size_t)s->n_ranks, best_bytes = (size_t)s->o.max_logits * sizeof(int32_t);
+    size_t n = (size_t)s->n_ranks;
+    s->o.max_top = s->o.max_top < CARD_TOP_MOST ? s->o.max_top : CARD_TOP_MOST;
     s->exec_state = x;
     x->at = lay_contents(s);
     x->card_blocks = tpl_calloc((size_t)c->n_places, sizeof *x->card_blocks);
@@ -201,8 +228,7 @@ static tpl_code open_session(session *s, tpl_err *e)
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_block, x->at.end, "batch contents", e));
     TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_logits,
                              (size_t)s->o.max_logits * (size_t)p->cfg.vocab * sizeof(float), "logits", e));
-    TPL_TRY(gpu_alloc(c->places[0].card, &x->best, best_bytes * (1 + CARD_BEST_SPACE), "best tokens", e));
-    TPL_TRY(gpu_alloc_pinned(c->places[0].card, &x->host_best, best_bytes, "best tokens", e));
+    TPL_TRY(open_findings(s, e));
     for (int i = 0; i < s->n_ranks; i++)
         TPL_TRY(open_rank(s, i, e));
     TPL_TRY(gpu_use(c->places[0].card, e));
@@ -241,8 +267,10 @@ static void close_session(session *s)
         gpu_free(c->places[i].card, &x->card_blocks[i]);
     gpu_free_pinned(c->places[0].card, &x->host_block);
     gpu_free_pinned(c->places[0].card, &x->host_logits);
-    gpu_free(c->places[0].card, &x->best);
-    gpu_free_pinned(c->places[0].card, &x->host_best);
+    gpu_free(c->places[0].card, &x->found);
+    gpu_free_pinned(c->places[0].card, &x->host_found);
+    gpu_free(c->places[0].card, &x->find_space);
+    cuda_clock_destroy(x->clock);
     free(x->card_blocks);
     free(x->turned);
     free(x->batches);
@@ -272,6 +300,7 @@ static size_t fill_block(session *s)
     put(x, x->at.prefix, v->seq_prefix, seqs * i32);
     put(x, x->at.open, v->seq_open, v->seq_open ? seqs * i32 : 0);
     put(x, x->at.logit, s->logit_index, (size_t)s->n_logits * i32);
+    put(x, x->at.temperature, &s->top_temperature, sizeof s->top_temperature);
     for (int k = 0; k < KV_N_STREAMS; k++)
         put(x, x->at.pages[k], s->pools[k].view, s->pools[k].n_pages ? seqs * (size_t)s->pools[k].max_pages * i32 : 0);
     size_t mask_bytes = v->row_mask ? rows * (size_t)v->mask_words * sizeof(uint64_t) : 0;
@@ -310,6 +339,7 @@ static tpl_code send_contents(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     size_t bytes = fill_block(s);
+    gpu_trace_mark(card_mark(s->trace_tag, 0, s->phase, CARD_MARK_CONTENTS));
     for (int i = 0; i < team_of(s)->n_places; i++) {
         TPL_TRY(gpu_copy(x->queues[i], x->card_blocks[i].data, x->host_block.data, bytes, e));
         TPL_TRY(follow(x, 0, i, e));
@@ -318,19 +348,21 @@ static tpl_code send_contents(session *s, tpl_err *e)
 }
 
 /* One rank of a larger team, which exchanges nothing: a gather repeats its own part, a reduce-scatter keeps it. */
-static tpl_code collect_alone(session *s, const plan_step *step, const mat *data, const mat *out, tpl_err *e)
+static tpl_code collect_alone(session *s, int rank, const plan_step *step, tpl_err *e)
 {
+    bind_env *env = &s->ranks[rank].env;
+    mat data = ref_bind(step->in[0], env), out = ref_bind(step->out, env);
     if (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER)
         return TPL_OK;
     bool gather = step->comm == COMM_ALL_GATHER;
-    int32_t size = step->group.size, share = (int32_t)data->cols / size;
+    int32_t size = step->group.size, share = (int32_t)data.cols / size;
     op_call call = {.kind = OP_COPY_HEADS,
-                    .copy_heads = {.x = *data,
-                                   .out = *out,
+                    .copy_heads = {.x = data,
+                                   .out = out,
                                    .heads = gather ? size : 1,
-                                   .cols = gather ? (int32_t)data->cols : share,
-                                   .out_head_stride = (int32_t)data->cols}};
-    return kernel_run("cuda", &s->ranks[0].ctx, &call, e);
+                                   .cols = gather ? (int32_t)data.cols : share,
+                                   .out_head_stride = (int32_t)data.cols}};
+    return kernel_run("cuda", &s->ranks[rank].ctx, &call, e);
 }
 
 /* The group whose first rank is `first`: its queues meet at one launch on the first one's. */
@@ -365,13 +397,16 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
     mat data[CARD_MAX_RANKS], out[CARD_MAX_RANKS];
     const plan_step *step = &team_plan(s->t, 0)->list[s->phase].steps[index];
     int64_t size = step->group.size;
+    bool turned = false;
     for (int i = 0; i < s->n_ranks; i++) {
         const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
         data[i] = ref_bind(own->in[0], &s->ranks[i].env);
         out[i] = ref_bind(own->out, &s->ranks[i].env);
         assert(data[i].stride == data[i].cols && out[i].stride == out[i].cols);
         parts[i] = (gpu_comm_part){x->queues[i], data[i].data, out[i].data};
-        if (data[i].rows < 2 || (step->comm != COMM_ALL_GATHER && step->comm != COMM_REDUCE_SCATTER))
+        turned = data[i].rows > 1 && (step->comm == COMM_ALL_GATHER || step->comm == COMM_REDUCE_SCATTER) &&
+                 !gpu_comm_goes_peer(team_of(s)->comm, step->comm, (int)size, data[i].dtype, data[i].rows, data[i].cols);
+        if (!turned)
             continue;
         *(step->comm == COMM_ALL_GATHER ? &parts[i].out : &parts[i].data) = x->turned[i].data;
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
@@ -380,7 +415,7 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
                               data[i].cols / size, true, e));
     }
     TPL_TRY(gpu_comm_run(team_of(s)->comm, step->comm, (int)size, data[0].dtype, data[0].rows, data[0].cols, parts, e));
-    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && data[0].rows > 1; i++) {
+    for (int i = 0; i < s->n_ranks && step->comm == COMM_ALL_GATHER && turned; i++) {
         TPL_TRY(gpu_use(place_of(s, i)->card, e));
         TPL_TRY(card_turn(x->queues[i], data[i].dtype, x->turned[i].data, out[i].data, size, data[i].rows, data[i].cols,
                           false, e));
@@ -390,12 +425,10 @@ static tpl_code collect_cards(session *s, int index, tpl_err *e)
 
 static tpl_code run_comm(session *s, int rank, const plan_step *step, int index, tpl_err *e)
 {
+    if (s->silent || team_opts(s->t)->ranks == RANKS_SOLO)
+        return collect_alone(s, rank, step, e);
     if (team_of(s)->comm)
         return rank == 0 ? collect_cards(s, index, e) : TPL_OK;
-    if (team_opts(s->t)->ranks == RANKS_SOLO) {
-        mat data = ref_bind(step->in[0], &s->ranks[0].env), out = ref_bind(step->out, &s->ranks[0].env);
-        return collect_alone(s, step, &data, &out, e);
-    }
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
@@ -409,6 +442,9 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
         return TPL_OK;
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
+    if (state_of(s)->clock)
+        TPL_TRY(cuda_clock_step(state_of(s)->clock, rank, step, state_of(s)->queues[rank], e));
+    gpu_trace_mark(card_mark(s->trace_tag, rank, s->phase, index));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
     op_call call = {0};
@@ -423,28 +459,45 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
-/* The wanted rows' best tokens, which the host has when the pass has run. */
+/* The wanted rows' best tokens, and the likeliest ones where they are wanted; the host has them when the pass has run. */
 static tpl_code find_best(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     const plan *p = team_plan(s->t, 0);
+    char *found = x->found.data;
+    const float *logits = s->ranks[0].bufs[p->logits_buf];
+    card_likeliest top = {.logits = logits,
+                          .temperature = (const float *)(const void *)(block_of(s, 0) + x->at.temperature),
+                          .rows = s->n_logits,
+                          .n = p->cfg.vocab,
+                          .k = s->top_k,
+                          .tokens = (int32_t *)(void *)(found + x->in_found.top),
+                          .shares = (float *)(void *)(found + x->in_found.shares),
+                          .space = x->find_space.data};
     TPL_TRY(gpu_use(place_of(s, 0)->card, e));
-    int32_t *out = x->best.data;
-    TPL_TRY(card_best(x->queues[0], s->ranks[0].bufs[p->logits_buf], s->n_logits, p->cfg.vocab, out,
-                      out + s->o.max_logits, e));
-    return gpu_copy(x->queues[0], x->host_best.data, x->best.data, (size_t)s->n_logits * sizeof(int32_t), e);
+    gpu_trace_mark(card_mark(s->trace_tag, 0, s->phase, CARD_MARK_BEST));
+    if (s->top_k)
+        TPL_TRY(card_top(x->queues[0], &top, e));
+    else
+        TPL_TRY(card_best(x->queues[0], logits, s->n_logits, p->cfg.vocab, (int32_t *)(void *)(found + x->in_found.best),
+                          x->find_space.data, e));
+    return gpu_copy(x->queues[0], x->host_found.data, found, s->top_k ? x->in_found.end : x->in_found.top, e);
 }
 
 /* From queue 0, on which contents arrive, over all queues, back to queue 0. */
 static tpl_code walk(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
+    if (x->clock)
+        cuda_clock_begin(x->clock);
     TPL_TRY(gpu_event_record(x->ready, x->queues[0], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(gpu_event_join(x->ready, x->queues[i], e));
     for (int index = 0; index < team_plan(s->t, 0)->list[s->phase].n; index++)
         for (int i = 0; i < s->n_ranks; i++)
             TPL_TRY(run_step(s, i, index, e));
+    for (int i = 0; i < s->n_ranks && x->clock; i++)
+        TPL_TRY(cuda_clock_end(x->clock, i, x->queues[i], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(follow(x, 0, i, e));
     return find_best(s, e);
@@ -488,6 +541,7 @@ static tpl_code record(session *s, gpu_graph **out, tpl_err *e)
     cuda_session *x = state_of(s);
     TPL_TRY(gpu_record_begin(x->queues[0], e));
     tpl_code rc = walk(s, e);
+    gpu_trace_mark(0); /* nodes made from here on are copies of those that steps recorded */
     if (rc == TPL_OK)
         return gpu_record_end(x->queues[0], out, e);
     gpu_record_drop(x->queues[0]);
@@ -499,10 +553,11 @@ static tpl_code run_pass(session *s, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     const batch_view *v = &s->view;
-    if (s->phase != PHASE_DECODE || s->observer.begin || s->observer.end)
+    if (s->phase == PHASE_PREFILL || s->observer.begin || s->observer.end || team_opts(s->t)->no_graph)
         return walk(s, e);
     walk_shape shape = {s->phase,      v->n_rows,           v->n_seqs,       s->n_logits,
-                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots};
+                        v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots,
+                        s->silent,     s->top_k,            x->clock != NULL, gpu_trace_number()};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;
@@ -510,6 +565,7 @@ static tpl_code run_pass(session *s, tpl_err *e)
         return walk(s, e);
     if (!r->graph)
         TPL_TRY(record(s, &r->graph, e));
+    gpu_trace_mark(0);
     return gpu_graph_launch(r->graph, x->queues[0], e);
 }
 
@@ -520,7 +576,7 @@ static tpl_code forward(session *s, tpl_err *e)
     x->logits_here = false;
     TPL_TRY(gpu_use(team_of(s)->places[0].card, e));
     TPL_TRY(send_contents(s, e));
-    if (s->phase == PHASE_DECODE)
+    if (s->phase != PHASE_PREFILL)
         s->view.max_slots = context_class(slots, s->o.max_tok);
     for (int i = 0; i < s->n_ranks; i++) {
         x->batches[i] = batch_on_card(s, i);
@@ -528,8 +584,13 @@ static tpl_code forward(session *s, tpl_err *e)
         s->ranks[i].env.logit_rows = s->n_logits;
     }
     tpl_code rc = run_pass(s, e);
+    gpu_trace_mark(0);
     s->view.max_slots = slots;
-    return rc == TPL_OK ? gpu_queue_wait(x->queues[0], e) : rc;
+    if (rc == TPL_OK)
+        rc = gpu_queue_wait(x->queues[0], e);
+    if (rc == TPL_OK && team_of(s)->comm)
+        rc = gpu_comm_check(team_of(s)->comm, e);
+    return rc == TPL_OK && x->clock ? cuda_clock_read(x->clock, s->phase, e) : rc;
 }
 
 /* All wanted rows come at the first question; a pass whose logits nobody reads copies none. */
@@ -544,15 +605,80 @@ static const float *logits(const session *s, int i)
     return (const float *)x->host_logits.data + (size_t)i * row;
 }
 
+static session_likeliest top(const session *s, int i)
+{
+    const cuda_session *x = state_of(s);
+    const char *found = x->host_found.data;
+    size_t at = (size_t)i * (size_t)s->top_k;
+    return (session_likeliest){(const int32_t *)(const void *)(found + x->in_found.top) + at,
+                               (const float *)(const void *)(found + x->in_found.shares) + at};
+}
+
 static int32_t best(const session *s, int i)
 {
-    return ((const int32_t *)state_of(s)->host_best.data)[i];
+    const cuda_session *x = state_of(s);
+    if (!s->top_k)
+        return ((const int32_t *)(const void *)((const char *)x->host_found.data + x->in_found.best))[i];
+    int32_t token = top(s, i).tokens[0];
+    return token < 0 ? 0 : token;
 }
 
 /* The next pass's contents come on the same queue, behind this. */
-static tpl_code move(session *s, void *to, const void *from, size_t bytes, tpl_err *e)
+static tpl_code move(session *s, void *to, size_t to_step, const void *from, size_t from_step, size_t bytes, int n,
+                     tpl_err *e)
 {
-    return gpu_copy(state_of(s)->queues[0], to, from, bytes, e);
+    gpu_queue *q = state_of(s)->queues[0];
+    TPL_TRY(gpu_use(team_of(s)->places[0].card, e));
+    if (to_step <= INT32_MAX && from_step <= INT32_MAX)
+        return gpu_copy_pieces(q, to, to_step, from, from_step, bytes, n, e);
+    for (int i = 0; i < n; i++)
+        TPL_TRY(gpu_copy(q, (char *)to + to_step * (size_t)i, (const char *)from + from_step * (size_t)i, bytes, e));
+    return TPL_OK;
+}
+
+/* Records hold stamps of one clock or none. */
+static tpl_code time_blocks(session *s, bool on, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    if (on && x->clock) {
+        cuda_clock_zero(x->clock);
+        return TPL_OK;
+    }
+    for (int i = 0; i < x->n_records; i++) {
+        gpu_graph_destroy(x->records[i].shape.timed ? x->records[i].graph : NULL);
+        if (x->records[i].shape.timed)
+            x->records[i].graph = NULL;
+    }
+    cuda_clock_destroy(x->clock);
+    x->clock = NULL;
+    return on ? cuda_clock_create(s, &x->clock, e) : TPL_OK;
+}
+
+static block_times times(const session *s, int local_rank, plan_phase phase)
+{
+    const cuda_session *x = state_of(s);
+    return x->clock ? cuda_clock_times(x->clock, local_rank, phase) : (block_times){0};
+}
+
+static tpl_code fill(session *s, int rank, int stream, uint64_t seed, tpl_err *e)
+{
+    gpu_queue *q = state_of(s)->queues[rank];
+    const dev_buf *b = &s->ranks[rank].kv[stream];
+    tpl_dtype type = team_opts(s->t)->kv;
+    size_t done = b->bytes < EXEC_FILL_BYTES ? b->bytes : EXEC_FILL_BYTES;
+    card_random r = {.dst = b->data,
+                     .dtype = type,
+                     .heads = 1,
+                     .rows = 1,
+                     .cols = (int64_t)(done / dtype_bytes(type)),
+                     .recipe = {.key = seed, .size = 1}};
+    TPL_TRY(gpu_use(place_of(s, rank)->card, e));
+    TPL_TRY(card_fill_random(q, &r, e));
+    for (size_t n; done < b->bytes; done += n) {
+        n = b->bytes - done < done ? b->bytes - done : done;
+        TPL_TRY(gpu_copy(q, (char *)b->data + done, b->data, n, e));
+    }
+    return gpu_queue_wait(q, e);
 }
 
 const exec_ops exec_cuda = {.host = false,
@@ -564,4 +690,8 @@ const exec_ops exec_cuda = {.host = false,
                             .forward = forward,
                             .logits = logits,
                             .best = best,
-                            .move = move};
+                            .fill = fill,
+                            .move = move,
+                            .top = top,
+                            .time_blocks = time_blocks,
+                            .times = times};

@@ -1,11 +1,13 @@
-/* exec_cuda.h - the inside of the card's executor, shared by exec_cuda.c (walks) and exec_cuda_weights.c (teams).
- * For:    those two files.  Enter: nobody else.  Owns: see exec.h.  Fails: see exec.h. */
+/* exec_cuda.h - the inside of the card's executor, shared by exec_cuda.c (walks), exec_cuda_blocks.c (their time by
+ * block) and exec_cuda_weights.c (teams).
+ * For:    those files.  Enter: nobody else.  Owns: see exec.h.  Fails: see exec.h. */
 #ifndef TPL_ENGINE_EXEC_CUDA_H
 #define TPL_ENGINE_EXEC_CUDA_H
 
 #include "device/gpu.h"
 #include "device/gpu_comm.h"
 #include "engine/exec.h"
+#include "kernels/card.h"
 
 /* A card that ranks of this process live on, with the tables they share. */
 typedef struct {
@@ -20,8 +22,25 @@ typedef struct {
     cuda_place *places;
     int n_places;
     dev_buf *weights; /* [n_local] */
-    gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, or are alone */
+    gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, are alone, or reach each
+                       * other's memory: then a collective is one launch on its first rank's card (fuzzy plans) */
+    gpu *comm_cards[CARD_MAX_RANKS]; /* the communicator's own, where all ranks live in this process */
 } cuda_team;
+
+/* Stamps of the card's clock where a rank's walk goes on to another block. */
+typedef struct cuda_clock cuda_clock;
+
+tpl_code cuda_clock_create(const session *s, cuda_clock **out, tpl_err *e);
+void cuda_clock_destroy(cuda_clock *c);
+/* Forgets the passes that were added. */
+void cuda_clock_zero(cuda_clock *c);
+/* A walk of a phase: from begin on, before each of a rank's active steps, and at its end. All may be recorded. */
+void cuda_clock_begin(cuda_clock *c);
+tpl_code cuda_clock_step(cuda_clock *c, int rank, const plan_step *step, gpu_queue *q, tpl_err *e);
+tpl_code cuda_clock_end(cuda_clock *c, int rank, gpu_queue *q, tpl_err *e);
+/* Adds a pass that has run. */
+tpl_code cuda_clock_read(cuda_clock *c, plan_phase phase, tpl_err *e);
+block_times cuda_clock_times(const cuda_clock *c, int rank, plan_phase phase);
 
 cuda_place *cuda_place_of(cuda_team *c, int local_rank);
 tpl_code cuda_team_open(team *t, tpl_err *e);

@@ -159,7 +159,7 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
     int n_seqs = 0, longest = 0;
     bool chain;
     if (team_plan(s->t, 0)->list[phase].n == 0)
-        return tpl_fail(e, TPL_E_USAGE, "batch", "the plan has no %s list: the team was made without layer groups", phase_name(phase));
+        return tpl_fail(e, TPL_E_USAGE, "batch", "the plan has no %s list: the team was made %s", phase_name(phase), phase == PHASE_FUZZY ? "without layer groups" : "to decode only");
     TPL_TRY(scan_rows(s, phase, rows, n, &n_seqs, &longest, &chain, e));
     bool any_open = false;
     for (int i = 0; i < n_seqs; i++) {
@@ -168,8 +168,6 @@ tpl_code session_forward(session *s, plan_phase phase, const batch_row *rows, in
         s->seq_prefix[i] = q->len - s->seq_open[i];
         any_open = any_open || s->seq_open[i] > 0;
     }
-    if (any_open && !s->exec->host)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "batch", "backend '%s' cannot grow a tree over several passes", team_opts(s->t)->backend);
     TPL_TRY(session_reserve(s, phase, n_seqs, e));
     s->n_logits = 0;
     s->view = (batch_view){.n_rows = n, .n_seqs = n_seqs, .row_token = s->row_token, .row_seq = s->row_seq, .row_pos = s->row_pos, .seq_row0 = s->seq_row0,

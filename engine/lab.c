@@ -183,12 +183,11 @@ tpl_code lab_run_open(lab *l, const variant *v, const team_options *given, lab_r
     lab_run r = {0};
     team_options own = *given, *o = &own;
     tpl_code rc;
-    if (o->ranks == RANKS_MPI && o->plan.fuzzy.groups.n > 0)
+    if (ranks_are_processes(o->ranks) && o->plan.fuzzy.groups.n > 0)
         return tpl_fail(e, TPL_E_UNSUPPORTED, "--groups", "ranks in several processes cannot run layer groups, expected local ranks");
     TPL_TRY(plan_fit(model_cfg(l->m), v, o->tp, &o->plan, e));
-    if (o->ranks == RANKS_MPI && o->tp != procs_count())
-        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
-    if (o->ranks == RANKS_MPI && remote_leads())
+    TPL_TRY(ranks_check(o->ranks, o->tp, e));
+    if (ranks_are_processes(o->ranks) && remote_leads())
         TPL_TRY(announce_run(l, v, o, &r.remote_id, e));
     if (model_is_random(l->m) && (!o->backend || strcmp(o->backend, "cuda") != 0))
         TPL_GOTO(rc, model_make_weights(l->m, e), fail);

@@ -306,11 +306,14 @@ static void fill_lists(builder *b)
         p->rank = 0;
     }
     variants[p->v.kind].streams(p);
+    bool elsewhere = b->o.decode_only && p->streams[KV_PREFILL].used;
+    if (elsewhere)
+        p->streams[KV_PREFILL].used = false;
     for (int phase = 0; phase < N_PHASES; phase++) {
         b->phase = (plan_phase)phase;
         if (fuzzy)
             plan_fill_fuzzy(b, tp, rank);
-        else if (phase != PHASE_FUZZY)
+        else if (phase == PHASE_DECODE || (phase == PHASE_PREFILL && !elsewhere))
             fill_list(b);
     }
     p->tp = tp;

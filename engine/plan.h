@@ -112,6 +112,8 @@ typedef struct {
 typedef struct {
     plan_fuzzy fuzzy;
     bool attention_only; /* leave the feed-forward of all layers out (the TPLA paper's timing) */
+    bool decode_only; /* a decode team's: where prompts are prefilled exactly over the whole latent, no list, no weights and no
+                       * cache for that; they come from another team */
     bool expert_parallel; /* a rank holds whole experts, 1/tp of them; else 1/tp of the inner columns of each expert */
 } plan_options;
 
@@ -119,6 +121,13 @@ typedef struct {
 tpl_code plan_fit(const model_config *c, const variant *v, int tp, const plan_options *o, tpl_err *e);
 tpl_code plan_create(const model_config *c, const variant *v, int tp, int rank, plan_options o, plan **out, tpl_err *e);
 void plan_destroy(plan *p);
+
+/* What a rank's row of KV_MAIN holds of a token's whole one: columns [col, col + cols) are [whole, whole + cols) of the
+ * latent with its key part, or of all heads' keys with all heads' values. */
+typedef struct {
+    int32_t col, whole, cols;
+} plan_row_span;
+void plan_row_spans(const plan *p, plan_row_span out[2]);
 
 /* ---- sums over a plan ---- */
 
@@ -142,6 +151,8 @@ typedef struct {
     double bytes_read, bytes_written, flops, bytes_sent;
 } step_cost;
 
+/* The type that counts for one of the plan's weights. */
+tpl_dtype plan_weight_type(const plan *p, int w, plan_types t);
 step_cost plan_step_cost(const plan *p, const plan_step *s, const batch_shape *b, plan_types t);
 step_cost plan_cost(const plan *p, plan_phase phase, const batch_shape *b, plan_types t);
 

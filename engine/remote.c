@@ -86,7 +86,7 @@ static tpl_code follow_run(follower *f, tpl_err *e)
     char *backend = second_line(f->text);
     variant v;
     TPL_TRY(variant_parse(f->text, &v, e));
-    team_options o = {.tp = (int32_t)a[2], .ranks = RANKS_MPI, .compute = (tpl_dtype)a[3], .kv = (tpl_dtype)a[4], .isolate = a[5] != 0,
+    team_options o = {.tp = (int32_t)a[2], .ranks = procs_are_own() ? RANKS_PROCS : RANKS_MPI, .compute = (tpl_dtype)a[3], .kv = (tpl_dtype)a[4], .isolate = a[5] != 0,
                       .backend = backend && strcmp(backend, "ref") == 0 ? "ref" : backend && strcmp(backend, "cuda") == 0 ? "cuda" : "cpu", .plan = {.attention_only = a[6] & 1, .expert_parallel = a[6] >> 1 & 1}};
     return lab_run_open(f->labs[a[1]], &v, &o, &f->runs[a[0]], e);
 }

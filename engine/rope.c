@@ -71,10 +71,18 @@ void rope_fill(const model_config *c, int n_pos, float *cos_table, float *sin_ta
         float inv_freq = c->rope.kind == ROPE_YARN ? yarn_inv_freq(c, i) : plain_inv_freq(c, i);
         if (c->rope.kind == ROPE_LLAMA3)
             inv_freq = llama3_inv_freq(&c->rope, inv_freq);
-        for (int pos = 0; pos < n_pos; pos++) {
-            float angle = (float)pos * inv_freq;
+        cos_table[i] = inv_freq; /* of position 0, which is filled last */
+    }
+#pragma omp parallel for schedule(static)
+    for (int pos = n_pos - 1; pos > 0; pos--) {
+        for (int i = 0; i < half; i++) {
+            float angle = (float)pos * cos_table[i];
             cos_table[(size_t)pos * (size_t)half + (size_t)i] = cosf(angle) * scale;
             sin_table[(size_t)pos * (size_t)half + (size_t)i] = sinf(angle) * scale;
         }
+    }
+    for (int i = 0; i < half; i++) {
+        cos_table[i] = scale; /* cos and sin of nothing */
+        sin_table[i] = 0;
     }
 }

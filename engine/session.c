@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/footprint.h"
 #include "engine/remote.h"
 #include "engine/session_impl.h"
 
@@ -21,13 +22,10 @@ static void init_pages(session *s, int stream)
     *pool = (page_pool){0};
     if (!p->streams[stream].used)
         return;
-    int mod = p->streams[stream].mod;
-    int64_t local_tok = ceil_div(s->o.max_tok, mod);
-    pool->mod = mod;
-    pool->max_pages = (int32_t)ceil_div(local_tok, PAGE_TOK);
-    /* Every sequence may leave a page partly filled. */
-    int64_t wanted = ceil_div(ceil_div(s->o.total_tok, mod), PAGE_TOK) + s->o.max_seqs, most = (int64_t)pool->max_pages * s->o.max_seqs;
-    pool->n_pages = (int32_t)(wanted < most ? wanted : most);
+    footprint_pages pages = footprint_pages_of(p, &s->o, stream);
+    pool->mod = p->streams[stream].mod;
+    pool->max_pages = pages.max_pages;
+    pool->n_pages = pages.n_pages;
     pool->table = tpl_calloc((size_t)s->o.max_seqs * (size_t)pool->max_pages, sizeof(int32_t));
     pool->view = tpl_calloc((size_t)s->o.max_seqs * (size_t)pool->max_pages, sizeof(int32_t));
     pool->free_pages = tpl_calloc((size_t)pool->n_pages, sizeof(int32_t));
@@ -77,7 +75,7 @@ tpl_code session_create(team *t, const session_options *o, session **out, tpl_er
     s->ranks = tpl_calloc((size_t)s->n_ranks, sizeof *s->ranks);
     s->exec = team_exec(t);
     tpl_code rc = s->exec->open(s, e);
-    if (rc == TPL_OK && team_opts(t)->ranks == RANKS_MPI && remote_leads()) {
+    if (rc == TPL_OK && ranks_are_processes(team_opts(t)->ranks) && remote_leads()) {
         s->remote_args = tpl_malloc(sizeof *s->remote_args * (2 + 4 * rows));
         int64_t id = remote_new_id(), args[] = {id, team_opts(t)->remote_id, o->max_seqs, o->max_tok, s->o.total_tok, o->max_rows, o->max_logits};
         rc = remote_announce(REMOTE_SESSION_OPEN, args, 7, NULL, e);
@@ -183,6 +181,51 @@ void session_truncate(session *s, int seq, int len)
     forget_from(s, seq, len);
 }
 
+/* ---- stand-ins ---- */
+
+tpl_code session_fill_random(session *s, uint64_t seed, tpl_err *e)
+{
+    if (ranks_are_processes(team_opts(s->t)->ranks))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "KV cache", "ranks in several processes cannot fill it with random values");
+    for (int i = 0; i < s->n_ranks; i++)
+        for (int k = 0; k < KV_N_STREAMS; k++)
+            if (s->ranks[i].kv[k].bytes)
+                TPL_TRY(s->exec->fill(s, i, k, seed, e));
+    return TPL_OK;
+}
+
+tpl_code session_assume(session *s, int seq, int len, tpl_err *e)
+{
+    session_seq *q = &s->seqs[seq];
+    assert(q->alive && !q->branched && !q->open && len >= q->len);
+    if (len > s->o.max_tok)
+        return tpl_fail(e, TPL_E_INPUT, "KV cache", "sequence %d would hold %d tokens, the limit is %d", seq, len, s->o.max_tok);
+    for (int k = 0; k < KV_N_STREAMS; k++)
+        if (s->pools[k].n_pages && pages_lacking(s, k, seq, len) > s->pools[k].n_free)
+            return tpl_fail(e, TPL_E_MEMORY, "KV cache", "is full: %d of %d pages free", s->pools[k].n_free, s->pools[k].n_pages);
+    take_pages(s, KV_MAIN, seq, len);
+    q->len = q->chain_len = len;
+    return TPL_OK;
+}
+
+tpl_code session_set_silent(session *s, bool silent, tpl_err *e)
+{
+    bool threads = team_opts(s->t)->ranks == RANKS_LOCAL && team_exec(s->t)->host;
+    if (team_opts(s->t)->ranks != RANKS_NCCL && !threads)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "collectives", "can be left out only between threads of a host or cards (--ranks nccl)");
+    s->silent = silent;
+    s->alone = false;
+    return TPL_OK;
+}
+
+tpl_code session_set_alone(session *s, tpl_err *e)
+{
+    if (team_opts(s->t)->ranks != RANKS_LOCAL || !team_exec(s->t)->host)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "ranks", "one can work alone only where they are threads of a host");
+    s->silent = s->alone = true;
+    return TPL_OK;
+}
+
 /* ---- trees ---- */
 
 void session_open_tree(session *s, int seq)
@@ -200,8 +243,6 @@ static tpl_code check_path(const session *s, int seq, const int32_t *rows, int n
     const uint64_t *mask = s->tree_mask + (size_t)seq * (size_t)s->o.max_tree * (size_t)s->tree_words;
     if (!q->alive || !q->open)
         return tpl_fail(e, TPL_E_USAGE, "tree", "sequence %d has no open tree", seq);
-    if (!s->exec->host)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "tree", "backend '%s' cannot move cached rows", team_opts(s->t)->backend);
     for (int i = 0; i < n; i++) {
         int r = rows[i], up = i ? rows[i - 1] : r;
         bool known = r >= 0 && r < q->len - q->chain_len && up >= 0;
@@ -242,8 +283,8 @@ static tpl_code move_slot(session *s, int stream, int seq, int from, int to, tpl
         const session_rank *source = keeper(s, r, stream, from);
         char *dst = cached_row(s, r, stream, seq, to);
         const char *src = cached_row(s, source, stream, seq, from);
-        for (int layer = 0; layer < team_plan(s->t, i)->cfg.n_layers; layer++)
-            TPL_TRY(s->exec->move(s, dst + r->layer_bytes[stream] * layer, src + source->layer_bytes[stream] * layer, (size_t)v->width * dtype_bytes(v->dtype), e));
+        TPL_TRY(s->exec->move(s, dst, (size_t)r->layer_bytes[stream], src, (size_t)source->layer_bytes[stream],
+                              (size_t)v->width * dtype_bytes(v->dtype), team_plan(s->t, i)->cfg.n_layers, e));
     }
     return TPL_OK;
 }
@@ -307,6 +348,11 @@ void session_observe(session *s, step_observer o)
     s->observer = o;
 }
 
+void session_set_trace_tag(session *s, uint8_t tag)
+{
+    s->trace_tag = tag;
+}
+
 const float *session_logits(const session *s, int i)
 {
     assert(i >= 0 && i < s->n_logits);
@@ -317,6 +363,37 @@ int32_t session_best(const session *s, int i)
 {
     assert(i >= 0 && i < s->n_logits);
     return s->exec->best(s, i);
+}
+
+int session_most_top(const session *s)
+{
+    return s->exec->top ? s->o.max_top : 0;
+}
+
+void session_want_top(session *s, int k, float temperature)
+{
+    assert(k >= 0 && k <= session_most_top(s));
+    s->top_k = k;
+    s->top_temperature = temperature;
+}
+
+session_likeliest session_top(const session *s, int i)
+{
+    assert(s->top_k > 0 && i >= 0 && i < s->n_logits);
+    return s->exec->top(s, i);
+}
+
+tpl_code session_time_blocks(session *s, bool on, tpl_err *e)
+{
+    if (!s->exec->time_blocks)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "session", "backend '%s' has no clock of its own",
+                        team_opts(s->t)->backend);
+    return s->exec->time_blocks(s, on, e);
+}
+
+block_times session_block_times(const session *s, int local_rank, plan_phase phase)
+{
+    return s->exec->times ? s->exec->times(s, local_rank, phase) : (block_times){0};
 }
 
 int session_n_logits(const session *s)

@@ -20,6 +20,7 @@ typedef struct {
     int32_t max_rows;  /* rows of one forward pass */
     int32_t max_logits; /* rows of one forward pass whose logits are wanted */
     int32_t max_tree;   /* rows of an open tree; 0: none is ever opened */
+    int32_t max_top;    /* likeliest tokens that session_top() may be asked for */
 } session_options;
 
 tpl_code session_create(team *t, const session_options *o, session **out, tpl_err *e);
@@ -31,6 +32,17 @@ void session_drop_seq(session *s, int seq);
 int session_len(const session *s, int seq);
 /* Forgets all slots from len on. */
 void session_truncate(session *s, int seq, int len);
+
+/* Stand-ins for a prompt, where only time is of interest: every cached value of every sequence becomes seeded random, in
+ * [-1, 1), the same on all ranks and repeated every 256 MiB. TPL_E_UNSUPPORTED where ranks are in several processes. */
+tpl_code session_fill_random(session *s, uint64_t seed, tpl_err *e);
+/* The sequence holds len tokens from now on, no fewer than before; of the new ones whatever is in its pages. */
+tpl_code session_assume(session *s, int seq, int len, tpl_err *e);
+/* Leaves collectives out of passes, so that their time can be told from the rest: a gather repeats a rank's own part, a
+ * reduce-scatter keeps it. TPL_E_UNSUPPORTED where ranks are neither on cards of their own nor threads of a host. */
+tpl_code session_set_silent(session *s, bool silent, tpl_err *e);
+/* The same, and only rank 0 works, until session_set_silent(). TPL_E_UNSUPPORTED but for threads of a host. */
+tpl_code session_set_alone(session *s, tpl_err *e);
 
 /* From now on the sequence's rows are nodes of a tree that grows over several passes; what is cached is its prefix.
  * session_keep_path() or a truncation to the prefix ends it. */
@@ -62,6 +74,18 @@ int session_n_logits(const session *s);
 /* Their best token, as sampler_argmax() chooses; found where the logits are, so that they need not be copied from a card. */
 int32_t session_best(const session *s, int i);
 
+/* Where logits lie on a card, passes can also find every wanted row's k likeliest tokens, falling (the lowest among
+ * equals first), and their shares of softmax(logits / temperature), so that no logits need be copied. */
+typedef struct {
+    const int32_t *tokens; /* [k], -1 where there are no more */
+    const float *shares;   /* [k] */
+} session_likeliest;
+/* Most that may be asked for: max_top or less; 0: logits are on the host anyway. */
+int session_most_top(const session *s);
+/* From the next pass on; k 0: no more. */
+void session_want_top(session *s, int k, float temperature);
+session_likeliest session_top(const session *s, int i);
+
 team *session_team(session *s);
 const session_options *session_opts(const session *s);
 /* Bytes of KV pages that exist on a local rank, and of those that hold tokens now. */
@@ -77,5 +101,19 @@ typedef struct {
 } step_observer;
 
 void session_observe(session *s, step_observer o);
+/* On a card, whose work is seen by a tracer only (engine/card_trace.h): tells several sessions of one trace apart. */
+void session_set_trace_tag(session *s, uint8_t tag);
+
+/* What a card's own clock says of a rank's walks: time between the first step of a block (a layer's attention, its
+ * feed-forward, an exchange with other ranks and the wait for them, the rest) and that of the next. */
+typedef enum { BLOCK_ATTENTION, BLOCK_FEED_FORWARD, BLOCK_EXCHANGE, BLOCK_OTHER, N_BLOCKS } block_kind;
+typedef struct {
+    int64_t n_passes;
+    double us[N_BLOCKS];                /* sums over passes */
+    double attention_of_layer[GROUPS_MAX]; /* us */
+} block_times;
+/* Counts from zero. TPL_E_UNSUPPORTED on a host, where observers see the same. */
+tpl_code session_time_blocks(session *s, bool on, tpl_err *e);
+block_times session_block_times(const session *s, int local_rank, plan_phase phase);
 
 #endif

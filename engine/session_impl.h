@@ -50,8 +50,13 @@ struct session {
     int32_t tree_words;
     batch_view view;
     int n_logits;
+    int32_t top_k; /* 0: not wanted */
+    float top_temperature;
     plan_phase phase;
     step_observer observer;
+    uint8_t trace_tag; /* tells the records of several sessions apart in a card's trace */
+    bool silent; /* collectives are left out */
+    bool alone;  /* only rank 0 walks */
     int64_t remote_id; /* teams of processes: what followers call this session; 0: none */
     int64_t *remote_args; /* [2 + 4 * max_rows] a forward pass, to announce */
 };

@@ -59,11 +59,16 @@ static void on_end(void *user, int rank, const plan_step *step, const op_call *c
 {
     spans *s = user;
     track *t = &s->tracks[rank];
-    if (t->n == s->cap) {
+    spans_add(s, rank, (span){.step = step, .begin_ns = t->begun_ns, .end_ns = clock_ns(), .pass = t->pass - 1});
+}
+
+void spans_add(spans *s, int rank, span x)
+{
+    track *t = &s->tracks[rank];
+    if (t->n < s->cap)
+        t->items[t->n++] = x;
+    else
         t->dropped++;
-        return;
-    }
-    t->items[t->n++] = (span){step, t->begun_ns, clock_ns(), t->pass - 1};
 }
 
 step_observer spans_observer(spans *s)
@@ -102,7 +107,7 @@ const char *spans_kind_name(int kind)
     return kind < OP_COUNT ? op_name((op_kind)kind) : comm_op_name((comm_op)(kind - OP_COUNT));
 }
 
-static int kind_of(const plan_step *step)
+int spans_kind_of(const plan_step *step)
 {
     return step->is_comm ? OP_COUNT + (int)step->comm : (int)step->call.kind;
 }
@@ -112,7 +117,8 @@ void spans_totals(const spans *s, int rank, int64_t total_ns[SPANS_N_KINDS])
     memset(total_ns, 0, sizeof *total_ns * SPANS_N_KINDS);
     for (int64_t i = 0; i < s->tracks[rank].n; i++) {
         const span *p = &s->tracks[rank].items[i];
-        total_ns[kind_of(p->step)] += p->end_ns - p->begin_ns;
+        if (!p->outside)
+            total_ns[spans_kind_of(p->step)] += p->end_ns - p->begin_ns;
     }
 }
 
@@ -136,6 +142,33 @@ double spans_overlap(const spans *s, const char *name, int a, int b)
     return own ? (double)both / (double)own : 0;
 }
 
+spans_pass_time spans_passes(const spans *s, int rank)
+{
+    spans_pass_time t = {0};
+    int32_t pass = -1;
+    int64_t first = 0, last = 0;
+    for (int64_t i = 0; i < spans_count(s, rank); i++) {
+        const span *p = spans_at(s, rank, i);
+        if (p->kind ? strcmp(p->kind, "kernel") != 0 : p->outside)
+            continue;
+        t.n_kernels++;
+        if (p->pass != pass) {
+            t.pass_ns += last - first;
+            if (pass >= 0)
+                t.between_ns += p->begin_ns - last;
+            pass = p->pass;
+            t.n_passes++;
+            first = last = p->begin_ns;
+        } else if (p->begin_ns > last) {
+            t.idle_ns += p->begin_ns - last;
+            t.n_idle++;
+        }
+        last = p->end_ns > last ? p->end_ns : last;
+    }
+    t.pass_ns += last - first;
+    return t;
+}
+
 static int64_t first_begin(const spans *s)
 {
     int64_t first = INT64_MAX;
@@ -145,6 +178,56 @@ static int64_t first_begin(const spans *s)
     return first;
 }
 
+/* Tracks of a process: spans of a queue that run at the same time (a kernel may begin before the one before it ends)
+ * go on tracks of their own, as a track's spans must lie inside or behind one another. */
+enum { MAX_TRACKS = 64 };
+
+typedef struct {
+    uint32_t queue[MAX_TRACKS];
+    int64_t end_ns[MAX_TRACKS];
+    int n;
+} track_set;
+
+static int track_of(track_set *t, const span *p)
+{
+    for (int i = 0; i < t->n; i++)
+        if (t->queue[i] == p->queue && (t->end_ns[i] <= p->begin_ns || t->n == MAX_TRACKS)) {
+            t->end_ns[i] = p->end_ns;
+            return i;
+        }
+    int i = t->n < MAX_TRACKS ? t->n++ : MAX_TRACKS - 1;
+    t->queue[i] = p->queue;
+    t->end_ns[i] = p->end_ns;
+    return i;
+}
+
+static void add_span(text_buf *b, int rank, int tid, const span *p, int64_t zero)
+{
+    text_addf(b, ",\n{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\",\"ts\":%.3f,\"dur\":%.3f", rank, tid,
+              p->step->name, p->outside ? p->kind : spans_kind_name(spans_kind_of(p->step)),
+              (double)(p->begin_ns - zero) / 1e3, (double)(p->end_ns - p->begin_ns) / 1e3);
+    text_addf(b, ",\"args\":{\"layer\":%d,\"pass\":%d", p->step->layer, p->pass);
+    if (p->name)
+        text_addf(b, ",\"%s\":\"%s\",\"queue\":%u,\"correlation\":%u,\"external_id\":%llu,\"graph_node\":%llu", p->kind,
+                  p->name, p->queue, p->correlation, (unsigned long long)p->id, (unsigned long long)p->node);
+    text_addf(b, "}}");
+}
+
+static void add_rank(text_buf *b, const spans *s, int rank, const char *quoted_title, int64_t zero)
+{
+    track_set set = {0};
+    text_addf(b, "%s{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_name\",\"args\":{\"name\":\"rank %d: %s}}", rank ? ",\n" : "",
+              rank, rank, quoted_title + 1);
+    for (int64_t i = 0; i < s->tracks[rank].n; i++) {
+        const span *p = &s->tracks[rank].items[i];
+        int before = set.n, tid = track_of(&set, p);
+        if (set.n > before && p->name)
+            text_addf(b, ",\n{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s %u\"}}", rank,
+                      tid, strcmp(p->kind, "replay") == 0 ? "host thread" : "queue", p->queue);
+        add_span(b, rank, tid, p, zero);
+    }
+}
+
 tpl_code spans_write_chrome(const spans *s, const char *title, const char *path, tpl_err *e)
 {
     text_buf b = {0};
@@ -152,17 +235,10 @@ tpl_code spans_write_chrome(const spans *s, const char *title, const char *path,
     json_t *name = json_string(title);
     char *quoted = json_dumps(name, JSON_ENCODE_ANY);
     text_addf(&b, "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"dropped_spans\":%lld},\"traceEvents\":[\n", (long long)spans_dropped(s));
-    text_addf(&b, "{\"ph\":\"M\",\"pid\":0,\"name\":\"process_name\",\"args\":{\"name\":%s}}", quoted);
+    for (int r = 0; r < s->n_ranks; r++)
+        add_rank(&b, s, r, quoted, zero);
     free(quoted);
     json_decref(name);
-    for (int r = 0; r < s->n_ranks; r++) {
-        text_addf(&b, ",\n{\"ph\":\"M\",\"pid\":0,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"rank %d\"}}", r, r);
-        for (int64_t i = 0; i < s->tracks[r].n; i++) {
-            const span *p = &s->tracks[r].items[i];
-            text_addf(&b, ",\n{\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\",\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"layer\":%d,\"pass\":%d}}", r,
-                      p->step->name, spans_kind_name(kind_of(p->step)), (double)(p->begin_ns - zero) / 1e3, (double)(p->end_ns - p->begin_ns) / 1e3, p->step->layer, p->pass);
-        }
-    }
     text_addf(&b, "\n]}\n");
     tpl_code rc = text_write_file(path, b.data, b.len, e);
     text_fini(&b);

@@ -69,8 +69,9 @@ tpl_code spec_check_pair(lab *base, lab *draft, tpl_err *e)
     return rc;
 }
 
-double spec_near_tie(const model_config *c, double largest_logit)
+double spec_near_tie(const model_config *c, tpl_dtype compute, double largest_logit)
 {
+    double half_ulp = compute == DT_BF16 ? 0x1p-9 : 0x1p-24;
     double terms = c->dim > c->ffn_dim ? c->dim : c->ffn_dim;
-    return 2 * 8 * c->n_layers * sqrt(terms) * 0x1p-24 * largest_logit;
+    return 2 * 8 * c->n_layers * sqrt(terms) * half_ulp * largest_logit;
 }

@@ -13,6 +13,7 @@ struct speculator {
     int32_t vocab;
     plan_phase first, next; /* the draft's lists: of what it lacks of the text, of the tree's levels */
     bool recompute;         /* calibration: rows of fuzzy passes are run again */
+    int32_t n_top;          /* > 0: the draft's passes find its likeliest tokens themselves */
     spec_tree tree;
     accept_case judge;
     accept_result kept;
@@ -82,6 +83,7 @@ void spec_stats_add(spec_stats *to, const spec_stats *x)
     }
     to->prefill_s += x->prefill_s;
     to->draft_s += x->draft_s;
+    to->first_s += x->first_s;
     to->calibrate_s += x->calibrate_s;
     to->verify_s += x->verify_s;
     to->other_s += x->other_s;
@@ -142,15 +144,16 @@ session_options spec_draft_session(const spec_options *o, int max_tok)
                              .max_tok = max_tok,
                              .max_rows = rows_of_session(max_tok, widest),
                              .max_logits = n.width ? n.width : 1,
-                             .max_tree = n.width > 1 && n.depth > 1 ? n.width * (n.depth - 1) : 0};
+                             .max_tree = n.width > 1 && n.depth > 1 ? n.width * (n.depth - 1) : 0,
+                             .max_top = n.width};
 }
 
 static tpl_code check_session(session *s, session_options need, const char *who, tpl_err *e)
 {
     const session_options *o = session_opts(s);
     ranks_kind ranks = team_opts(session_team(s))->ranks;
-    if (ranks != RANKS_LOCAL && ranks != RANKS_SOLO)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, who, "ranks of kind %s cannot speculate, expected local",
+    if (ranks_are_processes(ranks))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, who, "ranks of kind %s cannot speculate, expected local, solo or nccl",
                         ranks_name(ranks));
     if (o->max_rows < need.max_logits || o->max_logits < need.max_logits || o->max_tree < need.max_tree)
         return tpl_fail(e, TPL_E_USAGE, who,
@@ -189,6 +192,18 @@ static tpl_code check_draft(session *base, session *draft, const spec_options *o
     return check_session(draft, spec_draft_session(o, 1), "draft", e);
 }
 
+static int32_t best_of(const void *session_of_base, int i)
+{
+    return session_best(session_of_base, i);
+}
+
+/* Top-k children need no more of the draft's distribution than its likeliest tokens, unless it is cut to top-p. */
+static int top_of_draft(const speculator *s)
+{
+    bool whole = s->o.children == CHILDREN_SAMPLED || (s->o.temperature > 0 && s->o.top_p < 1);
+    return s->draft && !whole && session_most_top(s->draft) >= s->o.width ? s->o.width : 0;
+}
+
 tpl_code spec_create(session *base, session *draft, const spec_options *options, speculator **out, tpl_err *e)
 {
     spec_options o = normalised(options);
@@ -211,6 +226,9 @@ tpl_code spec_create(session *base, session *draft, const spec_options *options,
     }
     tree_init(&s->tree, vocab, o.width, o.depth, o.children);
     accept_init(&s->judge, &s->tree, o.temperature, o.top_p);
+    s->judge.best = best_of;
+    s->judge.best_user = base;
+    s->n_top = top_of_draft(s);
     s->kept.path = tpl_calloc((size_t)o.depth + 1, sizeof(int32_t));
     s->path_rows = tpl_calloc((size_t)o.depth + 1, sizeof(int32_t));
     s->n_rows = session_opts(base)->max_rows;
@@ -239,6 +257,11 @@ void spec_destroy(speculator *s)
 static void take_dist(speculator *s, int node, int i)
 {
     float top_p = s->o.temperature > 0 ? s->o.top_p : 1;
+    if (s->n_top > 0) {
+        session_likeliest top = session_top(s->draft, i);
+        tree_add_top(&s->tree, node, top.tokens, top.shares, s->n_top);
+        return;
+    }
     float *q = tree_add_dist(&s->tree, node);
     sampler_probabilities(session_logits(s->draft, i), s->vocab, s->o.draft_temperature, top_p, q, s->judge.order);
 }
@@ -288,8 +311,11 @@ static tpl_code draft_tree(speculator *s, state *st, int depth, tpl_err *e)
     if (depth == 0)
         return TPL_OK;
     TPL_TRY(run_text(s, st, e));
-    if (s->recompute)
-        clock_stage(st, &st->stats->calibrate_s);
+    double first = 0;
+    clock_stage(st, &first);
+    st->stats->draft_s += first;
+    st->stats->first_s += first;
+    st->stats->calibrate_s += s->recompute ? first : 0;
     if (s->o.width > 1 && depth > 1)
         session_open_tree(s->draft, st->draft_seq);
     tree_grow(t, &st->r);
@@ -303,6 +329,12 @@ static tpl_code draft_tree(speculator *s, state *st, int depth, tpl_err *e)
 
 /* ---- verification ---- */
 
+/* Judging samples needs the base's distributions; greedy and assumed acceptance need its likeliest tokens alone. */
+static bool looks_at_logits(const speculator *s, const state *st)
+{
+    return s->o.temperature > 0 && !st->run->replay && s->o.assume_accept <= 0;
+}
+
 static tpl_code verify(speculator *s, state *st, tpl_err *e)
 {
     const spec_tree *t = &s->tree;
@@ -312,7 +344,7 @@ static tpl_code verify(speculator *s, state *st, tpl_err *e)
     for (int i = 0; i < t->n; i++)
         s->rows[1 + i] = (batch_row){st->base_seq, t->nodes[i].token, 1 + t->nodes[i].parent, true};
     TPL_TRY(session_forward(s->base, PHASE_DECODE, s->rows, 1 + t->n, e));
-    s->judge.logits = session_logits(s->base, 0);
+    s->judge.logits = looks_at_logits(s, st) ? session_logits(s->base, 0) : NULL;
     clock_stage(st, &st->stats->verify_s);
     return TPL_OK;
 }
@@ -330,7 +362,7 @@ static void accept_by_count(speculator *s, state *st, int wanted)
             break;
         node = child;
     }
-    k->bonus = sampler_argmax(s->judge.logits + (size_t)(node + 1) * (size_t)s->vocab, s->vocab);
+    k->bonus = accept_best(&s->judge, node);
 }
 
 static void judge(speculator *s, state *st)
@@ -437,13 +469,13 @@ static tpl_code prefill(speculator *s, state *st, bool *more, tpl_err *e)
 {
     spec_run *r = st->run;
     TPL_TRY(generate_prefill(s->base, st->base_seq, r->prompt, r->n_prompt, e));
-    s->judge.logits = session_logits(s->base, 0);
     tree_reset(&s->tree);
     if (s->o.temperature > 0) {
+        s->judge.logits = session_logits(s->base, 0);
         accept_load(&s->judge, -1);
         *more = put_out(st, accept_draw(s->judge.p, s->vocab, &st->r));
     } else {
-        *more = put_out(st, sampler_argmax(s->judge.logits, s->vocab));
+        *more = put_out(st, session_best(s->base, 0));
     }
     if (s->draft && *more && r->n_prompt <= session_opts(s->draft)->max_tok)
         TPL_TRY(generate_prefill(s->draft, st->draft_seq, r->prompt, r->n_prompt, e));
@@ -464,6 +496,8 @@ tpl_code spec_generate(speculator *s, spec_run *run, spec_stats *stats, tpl_err 
     tpl_code rc = TPL_OK;
     run->n_out = 0;
     run->stopped = false;
+    if (s->draft)
+        session_want_top(s->draft, s->n_top, s->o.draft_temperature);
     if (run->n_prompt < 1 || run->max_new < 1)
         return tpl_fail(e, TPL_E_INPUT, "prompt", "has %d tokens and %d are to follow, expected at least one of each",
                         run->n_prompt, run->max_new);

@@ -54,8 +54,8 @@ typedef struct {
     int64_t judged[SPEC_MAX_DEPTH],
         accepted[SPEC_MAX_DEPTH]; /* by level - 1: iterations that judged, that kept a token there */
     int64_t n_draft_passes;
-    double prefill_s, draft_s, calibrate_s, verify_s,
-        other_s; /* draft_s contains calibrate_s: the first pass of easyspec */
+    /* draft_s contains first_s, an iteration's first pass; calibrate_s: the same where it is easyspec's calibration. */
+    double prefill_s, draft_s, first_s, calibrate_s, verify_s, other_s;
 } spec_stats;
 
 void spec_stats_add(spec_stats *to, const spec_stats *x);
@@ -70,9 +70,9 @@ session_options spec_draft_session(const spec_options *o, int max_tok);
 
 /* Two passes of one model over the same tokens in batches of other shapes differ by rounding, so that the likeliest of
  * two nearly equal tokens may change. A logit ends a chain of about 8 products a layer of up to max(dim, ffn) terms;
- * with errors of half an ulp (2^-24) that add up like a random walk, the chain's relative error is about 8 L
- * sqrt(terms) 2^-24. Gaps of less than twice that times the largest logit are near-ties. */
-double spec_near_tie(const model_config *c, double largest_logit);
+ * with errors of half an ulp (2^-24; 2^-9 where inputs are bf16) that add up like a random walk, the chain's relative
+ * error is about 8 L sqrt(terms) times that. Gaps of less than twice that times the largest logit are near-ties. */
+double spec_near_tie(const model_config *c, tpl_dtype compute, double largest_logit);
 
 typedef struct speculator speculator;
 

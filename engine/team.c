@@ -43,7 +43,7 @@ struct team {
     void *arg;
 };
 
-static const char *const kind_names[] = {[RANKS_LOCAL] = "local", [RANKS_SOLO] = "solo", [RANKS_MPI] = "mpi", [RANKS_NCCL] = "nccl"};
+static const char *const kind_names[] = {[RANKS_LOCAL] = "local", [RANKS_SOLO] = "solo", [RANKS_MPI] = "mpi", [RANKS_NCCL] = "nccl", [RANKS_PROCS] = "procs"};
 
 const char *ranks_name(ranks_kind k)
 {
@@ -52,13 +52,31 @@ const char *ranks_name(ranks_kind k)
 
 bool ranks_from_name(const char *name, ranks_kind *out)
 {
-    for (int k = RANKS_LOCAL; k <= RANKS_NCCL; k++) {
+    for (int k = RANKS_LOCAL; k <= RANKS_PROCS; k++) {
         if (strcmp(kind_names[k], name) == 0) {
             *out = (ranks_kind)k;
             return true;
         }
     }
     return false;
+}
+
+bool ranks_are_processes(ranks_kind k)
+{
+    return k == RANKS_MPI || k == RANKS_PROCS;
+}
+
+tpl_code ranks_check(ranks_kind k, int tp, tpl_err *e)
+{
+    if (!ranks_are_processes(k))
+        return TPL_OK;
+    if (procs_opened() && procs_are_own() != (k == RANKS_PROCS))
+        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is %s, but these processes were started as %s", ranks_name(k), procs_are_own() ? "procs" : "mpi");
+    if (tp != procs_count() && k == RANKS_MPI)
+        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", tp, procs_count(), tp);
+    if (tp != procs_count())
+        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were started: give --ranks procs and one --tp on the command line", tp, procs_count());
+    return TPL_OK;
 }
 
 /* ---- weights ---- */
@@ -123,6 +141,10 @@ static void *worker_main(void *self)
 
 tpl_code team_run(team *t, rank_fn fn, void *arg, tpl_err *e)
 {
+    for (int i = 0; !t->workers && i < t->n_local; i++) /* a card's ranks have no threads */
+        TPL_TRY(fn(arg, i, e));
+    if (!t->workers)
+        return TPL_OK;
     pthread_mutex_lock(&t->lock);
     t->fn = fn;
     t->arg = arg;
@@ -178,13 +200,13 @@ static tpl_code create_ranks(team *t, const variant *v, tpl_err *e)
 {
     comm **handles = tpl_calloc((size_t)t->o.tp, sizeof *handles);
     tpl_code rc = t->o.ranks == RANKS_SOLO  ? comm_solo_create(t->o.tp, &handles[0], e)
-                  : t->o.ranks == RANKS_MPI ? comm_procs_create(&handles[0], e)
+                  : ranks_are_processes(t->o.ranks) ? comm_procs_create(&handles[0], e)
                                             : comm_local_create(t->o.tp, handles, e);
     for (int i = 0; i < t->n_local && rc == TPL_OK; i++)
         t->ranks[i].comm = handles[i];
     free(handles);
     for (int i = 0; i < t->n_local && rc == TPL_OK; i++) {
-        rc = plan_create(model_cfg(t->m), v, t->o.tp, t->o.ranks == RANKS_MPI ? procs_rank() : i, t->o.plan, &t->ranks[i].p, e);
+        rc = plan_create(model_cfg(t->m), v, t->o.tp, ranks_are_processes(t->o.ranks) ? procs_rank() : i, t->o.plan, &t->ranks[i].p, e);
         if (rc == TPL_OK)
             rc = bind_weights(t, &t->ranks[i], e);
     }
@@ -210,8 +232,7 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     const model_config *c = model_cfg(m);
     TPL_TRY(kernel_check_library(e));
     TPL_TRY(plan_fit(c, v, o->tp, &o->plan, e));
-    if (o->ranks == RANKS_MPI && o->tp != procs_count())
-        return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, but %d processes were launched (mpirun -n %d ...)", o->tp, procs_count(), o->tp);
+    TPL_TRY(ranks_check(o->ranks, o->tp, e));
     if (o->ranks == RANKS_NCCL && (!o->backend || exec_find(o->backend)->host))
         return tpl_fail(e, TPL_E_USAGE, "--ranks", "is nccl, expected with --backend cuda only");
     assert((variant_needs_transform(v) && !model_is_random(m)) == (f != NULL));

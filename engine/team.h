@@ -16,20 +16,26 @@
 #include "engine/transform.h"
 #include "kernels/kernels.h"
 
-/* Threads (or one shared card); rank 0 alone; processes, one rank each; one process with a card a rank. */
-typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI, RANKS_NCCL } ranks_kind;
+/* Threads (or one shared card); rank 0 alone; processes under mpirun, one rank each; one process with a card a rank;
+ * processes that the program started itself. */
+typedef enum { RANKS_LOCAL, RANKS_SOLO, RANKS_MPI, RANKS_NCCL, RANKS_PROCS } ranks_kind;
 
 const char *ranks_name(ranks_kind k);
 bool ranks_from_name(const char *name, ranks_kind *out);
+bool ranks_are_processes(ranks_kind k);
+/* TPL_E_USAGE where a team of k would need other processes than were launched. */
+tpl_code ranks_check(ranks_kind k, int tp, tpl_err *e);
 
 typedef struct {
     int32_t tp;
     ranks_kind ranks;
     tpl_dtype compute, kv; /* DT_F32 or DT_BF16; DT_NONE: f32 (cuda: bf16), and kv as compute */
     const char *backend;   /* row of the kernels table: "cpu" (NULL), "ref" or "cuda" */
+    int32_t first_card;    /* of this process's ranks on cards: rank i is on first_card + i, or all share first_card */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
+    bool no_graph;         /* backend "cuda": never replay recorded walks, enqueue every step of every pass */
     plan_options plan;
-    int64_t remote_id; /* RANKS_MPI: what followers call this team; set by lab.c */
+    int64_t remote_id; /* ranks that are processes: what followers call this team; set by lab.c */
 } team_options;
 
 typedef struct team team;
@@ -61,7 +67,8 @@ const float *team_rope_cos(const team *t);
 const float *team_rope_sin(const team *t);
 const float *const *team_alpha(const team *t); /* NULL without a transform */
 
-/* Calls fn(arg, local_rank) on every local rank's thread and waits; gives the first failing rank's error. */
+/* Calls fn(arg, local_rank) on every local rank's thread and waits; gives the first failing rank's error. Between passes
+ * others may use the threads too (eval/ for what it makes of logits); a card's ranks have none: one after the other. */
 tpl_code team_run(team *t, tpl_code (*fn)(void *arg, int local_rank, tpl_err *e), void *arg, tpl_err *e);
 
 #endif

@@ -11,6 +11,8 @@ void tree_init(spec_tree *t, int vocab, int width, int depth, tree_children rule
     size_t dists = depth > 0 ? 1 + (size_t)width * (size_t)(depth - 1) : 1;
     t->nodes = tpl_calloc((size_t)width * (size_t)depth, sizeof *t->nodes);
     t->q = tpl_calloc(dists * (size_t)vocab, sizeof *t->q);
+    t->top = tpl_calloc(dists * (size_t)width + 1, sizeof *t->top);
+    t->top_share = tpl_calloc(dists * (size_t)width + 1, sizeof *t->top_share);
     t->order = tpl_calloc((size_t)vocab, sizeof *t->order);
     t->left = tpl_calloc((size_t)vocab, sizeof *t->left);
 }
@@ -19,6 +21,8 @@ void tree_fini(spec_tree *t)
 {
     free(t->nodes);
     free(t->q);
+    free(t->top);
+    free(t->top_share);
     free(t->order);
     free(t->left);
     *t = (spec_tree){0};
@@ -27,6 +31,7 @@ void tree_fini(spec_tree *t)
 void tree_reset(spec_tree *t)
 {
     t->n = t->level0 = t->n_dists = 0;
+    t->only_top = false;
 }
 
 float *tree_add_dist(spec_tree *t, int node)
@@ -35,6 +40,18 @@ float *tree_add_dist(spec_tree *t, int node)
     if (node >= 0)
         t->nodes[node].dist = t->n_dists;
     return t->q + (size_t)t->n_dists++ * (size_t)t->vocab;
+}
+
+void tree_add_top(spec_tree *t, int node, const int32_t *tokens, const float *shares, int n)
+{
+    size_t at = (size_t)t->n_dists * (size_t)t->width;
+    assert(t->rule == CHILDREN_TOPK && n <= t->width);
+    tree_add_dist(t, node);
+    t->only_top = true;
+    for (int i = 0; i < t->width; i++) {
+        t->top[at + (size_t)i] = i < n ? tokens[i] : -1;
+        t->top_share[at + (size_t)i] = i < n ? shares[i] : 0;
+    }
 }
 
 const float *tree_dist(const spec_tree *t, int node)
@@ -90,10 +107,22 @@ static void offer(spec_tree *t, int first, int parent, int32_t token, double pat
     t->n++;
 }
 
+static void offer_top(spec_tree *t, int first, int parent, int level)
+{
+    size_t at = (parent < 0 ? 0 : (size_t)t->nodes[parent].dist) * (size_t)t->width;
+    for (int i = 0; i < t->width; i++)
+        if (t->top[at + (size_t)i] >= 0 && t->top_share[at + (size_t)i] > 0)
+            offer(t, first, parent, t->top[at + (size_t)i], path_of(t, parent) * t->top_share[at + (size_t)i], level);
+}
+
 static void grow_topk(spec_tree *t, int first_parent, int end_parent, int level)
 {
     int first = t->n;
     for (int parent = first_parent; parent < end_parent; parent++) {
+        if (t->only_top) {
+            offer_top(t, first, parent, level);
+            continue;
+        }
         const float *q = tree_dist(t, parent);
         double path = path_of(t, parent);
         for (int32_t token = 0; token < t->vocab; token++)

@@ -29,8 +29,11 @@ typedef struct {
     tree_children rule;
     tree_node *nodes;  /* [width * depth] level by level */
     int32_t n, level0; /* nodes, first node of the deepest level */
-    float *q;          /* [1 + width * (depth - 1), vocab]: 0 is the root's, then in order of tree_set_dist() */
+    float *q;          /* [1 + width * (depth - 1), vocab]: 0 is the root's, then in order of tree_add_dist() */
     int32_t n_dists;
+    int32_t *top;      /* [1 + width * (depth - 1), width]: where tree_add_top() gave no more than the likeliest */
+    float *top_share;  /* the same */
+    bool only_top;
     int32_t *order; /* scratch [vocab] */
     double *left;   /* scratch [vocab] */
 } spec_tree;
@@ -41,6 +44,9 @@ void tree_reset(spec_tree *t);
 
 /* Space [vocab] for the draft's distribution after a node (-1: the root); to be filled before the next level grows. */
 float *tree_add_dist(spec_tree *t, int node);
+/* The same where only the likeliest tokens of it are known: n of at most `width`, falling; -1 where there are no more.
+ * Enough for children by top-k, whose judging needs no q; a tree has either these or whole distributions. */
+void tree_add_top(spec_tree *t, int node, const int32_t *tokens, const float *shares, int n);
 /* Adds a level below the deepest one, whose nodes all have distributions. Only `sampled` draws from r. */
 void tree_grow(spec_tree *t, rng *r);
 

@@ -186,20 +186,28 @@ static tpl_code score_alone(const lab_run *run, const mc_options *o, const ds_mc
     return TPL_OK;
 }
 
-static tpl_code report_mc(const harness *h, const char *task, const lab_run *run, const mc_options *o, const ds_mc_item *items, const mc_result *r, tpl_err *e)
+/* A pass over all rows of a phase at once, as far as FLOPs go. */
+static batch_shape all_rows(int64_t rows, int64_t logit_rows, int64_t pairs)
+{
+    return (batch_shape){.rows = rows, .logit_rows = logit_rows, .seqs = 1, .ctx_tok = rows, .visible_pairs = pairs};
+}
+
+static tpl_code report_mc(const harness *h, const char *task, const lab_run *run, const mc_options *o, const ds_mc_item *items, const mc_result *r, const scoring_clock *clock, tpl_err *e)
 {
     scoring_work w = {.task = task, .n_items = r->n, .n_choices = r->n_choices, .n_tok_unshared = r->n_ctx_tok_unshared + r->n_branch_tok,
                       .n_tok = r->n_ctx_tok + r->n_branch_tok, .n_pass = r->n_pass, .threads = team_n_local(run->team), .seconds = r->seconds};
-    if (!h->q->report)
-        return TPL_OK;
+    batch_shape ctx = all_rows(r->n_ctx_tok, r->n_ctx, r->n_ctx_pairs), branch = all_rows(r->n_branch_tok, r->n_branch_tok, r->n_branch_pairs);
+    mc_options plain = *o;
+    plain.observe = (step_observer){0};
     for (int i = 0; i < w.threads; i++) {
-        const plan *p = team_plan(run->team, i);
-        w.flops += scoring_flops(p, PHASE_PREFILL, r->n_ctx_tok, r->n_ctx);
-        w.flops += scoring_flops(p, o->decode_choices ? PHASE_DECODE : PHASE_PREFILL, r->n_branch_tok, r->n_branch_tok);
+        scoring_add_flops(team_plan(run->team, i), PHASE_PREFILL, &ctx, &w);
+        if (branch.rows > 0)
+            scoring_add_flops(team_plan(run->team, i), o->decode_choices ? PHASE_DECODE : PHASE_PREFILL, &branch, &w);
     }
-    TPL_TRY(score_alone(run, o, items, r->n, &w, e));
-    h->q->report(h->q->report_user, &w);
-    return TPL_OK;
+    scoring_list_products(team_plan(run->team, 0), w.n_tok / w.n_pass, (r->n_ctx + r->n_branch_tok) / w.n_pass, &w);
+    scoring_clock_read(clock, &w);
+    TPL_TRY(score_alone(run, &plain, items, r->n, &w, e));
+    return h->q->report(h->q->report_user, &w, e);
 }
 
 static tpl_code run_mc(harness *h, const cell_key *k, const lab_run *run, tpl_err *e)
@@ -209,17 +217,22 @@ static tpl_code run_mc(harness *h, const cell_key *k, const lab_run *run, tpl_er
     ds_mc_item *items;
     int n;
     mc_result r;
+    scoring_clock *clock = q->report ? scoring_clock_create(team_n_local(run->team)) : NULL;
     mc_options o = {.tok = lab_tokenizer(q->lab), .bos = lab_bos(q->lab), .protocol = q->protocol, .decode_choices = k->v->kind == VAR_TPLA && k->v->pd};
     if (q->protocol == DS_LM_EVAL)
         o.bos = -1; /* the bundled tokenizers add none of their own */
-    TPL_TRY(ds_read_mc(&h->mem, q->data_dir, k->task, q->protocol, q->limit, &items, &n, e));
-    tpl_code rc = mc_task_run(run, &o, items, n, &r, e);
+    if (clock)
+        o.observe = scoring_clock_observer(clock);
+    tpl_code rc = ds_read_mc(&h->mem, q->data_dir, k->task, q->protocol, q->limit, &items, &n, e);
+    if (rc == TPL_OK)
+        rc = mc_task_run(run, &o, items, n, &r, e);
     if (rc == TPL_OK) {
         rc = append_mc(h, k, items, &r, e);
-        if (rc == TPL_OK)
-            rc = report_mc(h, k->task, run, &o, items, &r, e);
+        if (rc == TPL_OK && clock)
+            rc = report_mc(h, k->task, run, &o, items, &r, clock, e);
         mc_result_free(&r);
     }
+    scoring_clock_destroy(clock);
     arena_reset(&h->mem, mark);
     return rc;
 }

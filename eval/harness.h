@@ -28,7 +28,8 @@ typedef struct {
     tpl_dtype compute, kv;
     ranks_kind ranks;
     const char *command;     /* what makes the rows again, written into each */
-    void (*report)(void *user, const scoring_work *w); /* NULL, or told how each choice set was scored; some items are then scored twice */
+    /* NULL, or told how each choice set was scored; some items are then scored twice. */
+    tpl_code (*report)(void *user, const scoring_work *w, tpl_err *e);
     void *report_user;
 } eval_request;
 

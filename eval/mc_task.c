@@ -7,7 +7,8 @@
 #include "base/log.h"
 #include "eval/stats.h"
 
-enum { MAX_SEQS = 64, MAX_ROWS = 1024 };
+/* A pass's rows: enough for full products, few enough that activations stay in a cache near the core. */
+enum { MAX_SEQS = 64, ROWS = 384 };
 
 /* One choice to score: the context is shared with the previous request if `same_ctx`. */
 typedef struct {
@@ -17,6 +18,12 @@ typedef struct {
     bool same_ctx;
 } request;
 
+/* A token to score: the request it belongs to, the logit row that predicts it. */
+typedef struct {
+    int req, logit;
+    int32_t target;
+} scored_tok;
+
 typedef struct {
     const mc_options *o;
     const ds_mc_item *items;
@@ -25,8 +32,11 @@ typedef struct {
     int vocab;
     request *req;
     int n_req;
-    batch_row *rows;
-    struct scored_row { int req; int32_t target; } *scored; /* [MAX_ROWS] by logit row */
+    int max_rows;    /* of a pass */
+    batch_row *rows; /* [max_rows] */
+    int n_rows, n_logits, n_scored; /* of the pass that is being laid out */
+    scored_tok *scored;             /* [max_rows + n_req] */
+    stat_normaliser *norm; /* [max_rows] of the last pass's logit rows */
 } mc_job;
 
 /* ---- requests ---- */
@@ -118,57 +128,107 @@ static tpl_code add_request(mc_job *j, int item, int choice, int room, tpl_err *
     j->out->n_choices++;
     j->out->n_scored_tok += r->n_cont;
     j->out->n_branch_tok += r->n_cont - 1;
+    j->out->n_ctx_pairs += r->same_ctx ? 0 : (int64_t)r->n_ctx * (r->n_ctx + 1) / 2;
+    j->out->n_branch_pairs += (int64_t)(r->n_cont - 1) * r->n_ctx + (int64_t)r->n_cont * (r->n_cont - 1) / 2;
     return TPL_OK;
 }
 
 /* ---- running ---- */
 
-static void add_loglik(mc_job *j, int req, int32_t target, const float *logits)
+/* A rank's share of the logit rows. */
+static tpl_code normalise_share(void *arg, int rank, tpl_err *e)
 {
-    j->out->loglik[j->req[req].item][j->req[req].choice] += stat_log_prob(logits, (size_t)j->vocab, (size_t)target);
+    mc_job *j = arg;
+    int n = session_n_logits(j->s), ranks = team_n_local(session_team(j->s));
+    for (int i = n * rank / ranks; i < n * (rank + 1) / ranks; i++)
+        j->norm[i] = stat_normalise(session_logits(j->s, i), (size_t)j->vocab);
+    return TPL_OK;
 }
 
-/* Scores the first token of every request of contexts [first, end), after their prefill; `logit` is the first logit row. */
-static void score_first_tokens(mc_job *j, int req, int end, int logit)
+/* Runs the pass that was laid out (unless none is) and scores what it was laid out for, on the ranks' threads. */
+static tpl_code run_pass(mc_job *j, plan_phase phase, tpl_err *e)
 {
-    for (int i = req; i < end; i++) {
-        if (!j->req[i].same_ctx && i > req)
-            logit++;
-        add_loglik(j, i, j->req[i].cont[0], session_logits(j->s, logit));
+    if (j->n_rows == 0)
+        return TPL_OK;
+    j->out->n_pass++;
+    TPL_TRY(session_forward(j->s, phase, j->rows, j->n_rows, e));
+    TPL_TRY(team_run(session_team(j->s), normalise_share, j, e));
+    for (int i = 0; i < j->n_scored; i++) {
+        const scored_tok *t = &j->scored[i];
+        const request *r = &j->req[t->req];
+        j->out->loglik[r->item][r->choice] += stat_log_prob_of(session_logits(j->s, t->logit)[t->target], j->norm[t->logit]);
     }
+    j->n_rows = j->n_logits = j->n_scored = 0;
+    return TPL_OK;
+}
+
+static int lay_row(mc_job *j, int seq, int32_t token, int parent, bool want_logits)
+{
+    j->rows[j->n_rows] = (batch_row){seq, token, parent, want_logits};
+    j->n_logits += want_logits;
+    return j->n_rows++;
+}
+
+/* The last logit row laid out predicts a request's k-th token. */
+static void lay_score(mc_job *j, int req, int k)
+{
+    j->scored[j->n_scored++] = (scored_tok){req, j->n_logits - 1, j->req[req].cont[k]};
+}
+
+/* A context's rows; the last one predicts. Gives its number. */
+static int lay_context(mc_job *j, const request *r, int seq)
+{
+    int last = 0;
+    for (int k = 0; k < r->n_ctx; k++)
+        last = lay_row(j, seq, r->ctx[k], ROW_CHAIN, k == r->n_ctx - 1);
+    return last;
+}
+
+/* All tokens of a choice but its last, as a branch that begins at `parent`. */
+static void lay_branch(mc_job *j, int req, int seq, int parent)
+{
+    const request *r = &j->req[req];
+    for (int k = 0; k < r->n_cont - 1; k++) {
+        parent = lay_row(j, seq, r->cont[k], parent, true);
+        lay_score(j, req, k + 1);
+    }
+}
+
+/* Contexts and branches of requests [req, end) in one prefill. */
+static tpl_code run_trees(mc_job *j, int req, int end, const int *seq_of, tpl_err *e)
+{
+    int ctx_end = 0, ctx_logit = 0;
+    for (int i = req; i < end; i++) {
+        if (!j->req[i].same_ctx) {
+            ctx_end = lay_context(j, &j->req[i], seq_of[i - req]);
+            ctx_logit = j->n_logits - 1;
+        }
+        j->scored[j->n_scored++] = (scored_tok){i, ctx_logit, j->req[i].cont[0]};
+        lay_branch(j, i, seq_of[i - req], ctx_end);
+    }
+    return run_pass(j, PHASE_PREFILL, e);
 }
 
 /* Prefills the contexts of requests [req, end), each into seq_of[its number]. */
 static tpl_code run_contexts(mc_job *j, int req, int end, const int *seq_of, tpl_err *e)
 {
-    int n = 0;
     for (int i = req; i < end; i++) {
         const request *r = &j->req[i];
-        if (r->same_ctx)
-            continue;
-        if (r->n_ctx > MAX_ROWS) { /* alone, in chunks: see next_group() */
-            j->out->n_pass += (r->n_ctx + MAX_ROWS - 1) / MAX_ROWS;
-            TPL_TRY(generate_prefill(j->s, seq_of[i - req], r->ctx, r->n_ctx, e));
-            score_first_tokens(j, req, end, 0);
-            return TPL_OK;
+        int before = r->n_ctx > j->max_rows ? r->n_ctx - j->max_rows : 0; /* alone, in chunks: see next_group() */
+        if (!r->same_ctx && before) {
+            j->out->n_pass += (before + j->max_rows - 1) / j->max_rows;
+            TPL_TRY(generate_prefill(j->s, seq_of[i - req], r->ctx, before, e));
         }
-        for (int k = 0; k < r->n_ctx; k++)
-            j->rows[n++] = (batch_row){seq_of[i - req], r->ctx[k], ROW_CHAIN, k == r->n_ctx - 1};
+        if (!r->same_ctx)
+            lay_context(j, &(request){.ctx = r->ctx + before, .n_ctx = r->n_ctx - before}, seq_of[i - req]);
+        lay_score(j, i, 0);
     }
-    j->out->n_pass++;
-    TPL_TRY(session_forward(j->s, PHASE_PREFILL, j->rows, n, e));
-    score_first_tokens(j, req, end, 0);
-    return TPL_OK;
+    return run_pass(j, PHASE_PREFILL, e);
 }
 
-static tpl_code flush_branches(mc_job *j, int n, int req, int end, const int *seq_of, tpl_err *e)
+static tpl_code flush_branches(mc_job *j, int req, int end, const int *seq_of, tpl_err *e)
 {
-    if (n == 0)
-        return TPL_OK;
-    j->out->n_pass++;
-    TPL_TRY(session_forward(j->s, j->o->decode_choices ? PHASE_DECODE : PHASE_PREFILL, j->rows, n, e));
-    for (int i = 0; i < n; i++)
-        add_loglik(j, j->scored[i].req, j->scored[i].target, session_logits(j->s, i));
+    TPL_TRY(run_pass(j, j->o->decode_choices ? PHASE_DECODE : PHASE_PREFILL, e));
     for (int i = req; i < end; i++)
         session_truncate(j->s, seq_of[i - req], j->req[i].n_ctx);
     return TPL_OK;
@@ -177,48 +237,54 @@ static tpl_code flush_branches(mc_job *j, int n, int req, int end, const int *se
 /* Runs all tokens of the choices but each one's last, as branches off their contexts. */
 static tpl_code run_branches(mc_job *j, int req, int end, const int *seq_of, tpl_err *e)
 {
-    int n = 0, beside = 0; /* rows in all; rows of this sequence, which its cache must hold side by side */
+    int beside = 0; /* rows of this sequence, which its cache must hold side by side */
     for (int i = req; i < end; i++) {
         const request *r = &j->req[i];
         beside = r->same_ctx ? beside : 0;
-        if (n + r->n_cont - 1 > MAX_ROWS || r->n_ctx + beside + r->n_cont - 1 > session_opts(j->s)->max_tok) {
-            TPL_TRY(flush_branches(j, n, req, end, seq_of, e));
-            n = beside = 0;
+        if (j->n_rows + r->n_cont - 1 > j->max_rows || r->n_ctx + beside + r->n_cont - 1 > session_opts(j->s)->max_tok) {
+            TPL_TRY(flush_branches(j, req, end, seq_of, e));
+            beside = 0;
         }
         beside += r->n_cont - 1;
-        for (int k = 0; k < r->n_cont - 1; k++, n++) {
-            j->rows[n] = (batch_row){seq_of[i - req], r->cont[k], k ? n - 1 : ROW_PREFIX, true};
-            j->scored[n] = (struct scored_row){i, r->cont[k + 1]};
-        }
+        lay_branch(j, i, seq_of[i - req], ROW_PREFIX);
     }
-    return flush_branches(j, n, req, end, seq_of, e);
+    return flush_branches(j, req, end, seq_of, e);
 }
 
-/* The end of the longest run of requests from `req` whose contexts fit one pass; items are kept whole where they fit. */
-static int next_group(const mc_job *j, int req)
+/* Rows of the tree of requests [req, *end) that share a context. */
+static int tree_rows(const mc_job *j, int req, int *end)
 {
-    int rows = 0, seqs = 0, i = req;
-    for (; i < j->n_req && i - req < MAX_SEQS * 8; i++) {
-        const request *r = &j->req[i];
-        if (r->same_ctx)
-            continue;
-        rows += r->n_ctx;
-        seqs++;
-        if (seqs > 1 && (rows > MAX_ROWS || seqs > MAX_SEQS))
+    int rows = j->req[req].n_ctx;
+    *end = req;
+    do
+        rows += j->req[*end].n_cont - 1;
+    while (++*end < j->n_req && j->req[*end].same_ctx);
+    return rows;
+}
+
+/* The end of the longest run of requests from `req` that fits one pass, requests that share a context never parted; *trees
+ * tells whether their choices fit too (where they may be prefilled), else only contexts count. */
+static int next_group(const mc_job *j, int req, bool *trees)
+{
+    int end, next, own = tree_rows(j, req, &end), rows = 0, seqs = 0;
+    *trees = !j->o->decode_choices && own <= j->max_rows && own <= session_opts(j->s)->max_tok;
+    for (end = req; end < j->n_req && seqs < MAX_SEQS; end = next, seqs++) {
+        own = tree_rows(j, end, &next);
+        rows += *trees ? own : j->req[end].n_ctx;
+        bool fits = rows <= j->max_rows && (!*trees || own <= session_opts(j->s)->max_tok);
+        if (seqs > 0 && !fits)
             break;
     }
-    while (i < j->n_req && j->req[i].same_ctx) /* never part requests that share a context */
-        i++;
-    return i;
+    return end;
 }
 
-static tpl_code run_group(mc_job *j, int req, int end, tpl_err *e)
+static tpl_code run_group(mc_job *j, int req, int end, bool trees, tpl_err *e)
 {
     int *seq_of = tpl_malloc(sizeof *seq_of * (size_t)(end - req));
     for (int i = req; i < end; i++)
         seq_of[i - req] = j->req[i].same_ctx ? seq_of[i - req - 1] : session_add_seq(j->s);
-    tpl_code rc = run_contexts(j, req, end, seq_of, e);
-    if (rc == TPL_OK)
+    tpl_code rc = trees ? run_trees(j, req, end, seq_of, e) : run_contexts(j, req, end, seq_of, e);
+    if (rc == TPL_OK && !trees)
         rc = run_branches(j, req, end, seq_of, e);
     for (int i = req; i < end; i++)
         if (!j->req[i].same_ctx)
@@ -230,20 +296,27 @@ static tpl_code run_group(mc_job *j, int req, int end, tpl_err *e)
 static tpl_code run_all(mc_job *j, const lab_run *run, tpl_err *e)
 {
     int longest = 1, max_pos = team_plan(run->team, 0)->cfg.max_pos;
+    j->max_rows = ROWS;
     for (int i = 0; i < j->n_req; i++) {
         int n = j->req[i].n_ctx + 8 * j->req[i].n_cont; /* branches of one context stand side by side in the cache */
         longest = n > longest ? n : longest;
+        j->max_rows = j->req[i].n_cont > j->max_rows ? j->req[i].n_cont : j->max_rows; /* a branch is one pass's */
     }
-    session_options o = {.max_seqs = MAX_SEQS, .max_tok = longest + MAX_ROWS < max_pos ? longest + MAX_ROWS : max_pos, .max_rows = MAX_ROWS, .max_logits = MAX_ROWS};
-    o.total_tok = (int64_t)o.max_tok + 4 * MAX_ROWS;
+    j->rows = tpl_malloc(sizeof *j->rows * (size_t)j->max_rows);
+    j->norm = tpl_malloc(sizeof *j->norm * (size_t)j->max_rows);
+    j->scored = tpl_malloc(sizeof *j->scored * (size_t)(j->max_rows + j->n_req));
+    session_options o = {.max_seqs = MAX_SEQS, .max_tok = longest + j->max_rows < max_pos ? longest + j->max_rows : max_pos, .max_rows = j->max_rows, .max_logits = j->max_rows};
+    o.total_tok = (int64_t)o.max_tok + 4 * j->max_rows;
     TPL_TRY(session_create(run->team, &o, &j->s, e));
+    session_observe(j->s, j->o->observe);
     double begun = clock_seconds();
     for (int req = 0; req < j->n_req;) {
         if (interrupt_seen())
             return tpl_fail(e, TPL_E_INTERRUPTED, "items", "stopped by a signal");
         progress_show(j->req[req].item, j->out->n, "items");
-        int end = next_group(j, req);
-        TPL_TRY(run_group(j, req, end, e));
+        bool trees;
+        int end = next_group(j, req, &trees);
+        TPL_TRY(run_group(j, req, end, trees, e));
         req = end;
     }
     j->out->seconds = clock_seconds() - begun;
@@ -261,8 +334,6 @@ tpl_code mc_task_run(const lab_run *run, const mc_options *o, const ds_mc_item *
         total += items[i].n_choices;
     }
     j.req = tpl_calloc((size_t)total, sizeof *j.req);
-    j.rows = tpl_malloc(sizeof *j.rows * MAX_ROWS);
-    j.scored = tpl_malloc(sizeof *j.scored * MAX_ROWS);
     tpl_code rc = TPL_OK;
     for (int i = 0; i < n && rc == TPL_OK; i++)
         for (int k = 0; k < items[i].n_choices && rc == TPL_OK; k++)
@@ -278,6 +349,7 @@ tpl_code mc_task_run(const lab_run *run, const mc_options *o, const ds_mc_item *
     free(j.req);
     free(j.rows);
     free(j.scored);
+    free(j.norm);
     for (int i = 0; i < n && rc == TPL_OK; i++)
         r.scores[i] = metric_choose(r.loglik[i], items[i].choice_texts, items[i].n_choices, items[i].gold);
     if (rc == TPL_OK)

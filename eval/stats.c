@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "eval/exp_sum.h"
+
 size_t stat_argmax(const double *x, size_t n)
 {
     size_t best = 0;
@@ -47,38 +49,30 @@ double stat_perplexity(double sum_nll_nats, int64_t n_tok, double cap_nats)
 
 /* ---- logits ---- */
 
-/* What turns a logit x into a log-probability: (x - top) - log_sum, in this order, so that large logits keep their
- * differences. */
-typedef struct {
-    double top, log_sum;
-} normaliser;
-
-static normaliser normalise(const float *x, size_t n)
+stat_normaliser stat_normalise(const float *logits, size_t n)
 {
-    double top = x[stat_argmax_f32(x, n)], sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += exp(x[i] - top);
-    return (normaliser){top, log(sum)};
+    double top = exp_sum_top(logits, n);
+    return (stat_normaliser){top, log(exp_sum(logits, n, top))};
 }
 
-static double log_prob(float logit, normaliser z)
+double stat_log_prob_of(float logit, stat_normaliser z)
 {
     return (logit - z.top) - z.log_sum;
 }
 
 double stat_log_prob(const float *logits, size_t n, size_t target)
 {
-    return log_prob(logits[target], normalise(logits, n));
+    return stat_log_prob_of(logits[target], stat_normalise(logits, n));
 }
 
 stat_divergence stat_compare_rows(const float *p_logits, const float *q_logits, size_t n)
 {
-    normaliser p = normalise(p_logits, n), q = normalise(q_logits, n);
+    stat_normaliser p = stat_normalise(p_logits, n), q = stat_normalise(q_logits, n);
     double kl = 0;
     for (size_t i = 0; i < n; i++) {
-        double log_p = log_prob(p_logits[i], p);
+        double log_p = stat_log_prob_of(p_logits[i], p);
         if (log_p != -INFINITY) /* 0 log 0 counts as 0 */
-            kl += exp(log_p) * (log_p - log_prob(q_logits[i], q));
+            kl += exp(log_p) * (log_p - stat_log_prob_of(q_logits[i], q));
     }
     return (stat_divergence){kl, stat_argmax_f32(p_logits, n) == stat_argmax_f32(q_logits, n)};
 }

@@ -24,6 +24,14 @@ double stat_perplexity(double sum_nll_nats, int64_t n_tok, double cap_nats);
 
 /* ---- logits [n] of one position ---- */
 
+/* What turns a logit x into a log-probability: (x - top) - log_sum, in this order, so that large logits keep their
+ * differences. */
+typedef struct {
+    double top, log_sum;
+} stat_normaliser;
+
+stat_normaliser stat_normalise(const float *logits, size_t n);
+double stat_log_prob_of(float logit, stat_normaliser z);
 double stat_log_prob(const float *logits, size_t n, size_t target); /* log-softmax at target, nats */
 
 typedef struct {

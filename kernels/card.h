@@ -52,6 +52,35 @@ enum { CARD_BEST_SPACE = 64 };
 tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, int32_t *out, int32_t *space,
                    tpl_err *e);
 
+enum { CARD_TOP_MOST = 16, CARD_TOP_SPACE = 64 * (2 * CARD_TOP_MOST + 2) };
+
+/* Row by row the k likeliest of n logits (the first of equals first; NaN left out) and their shares of
+ * softmax(logits / *temperature): tokens, shares [rows, k], -1 and 0 where there are no more. space [rows,
+ * CARD_TOP_SPACE]; temperature is one number on the card. */
+typedef struct {
+    const float *logits, *temperature;
+    int64_t rows, n;
+    int32_t k, *tokens;
+    float *shares, *space;
+} card_likeliest;
+
+tpl_code card_top(gpu_queue *q, const card_likeliest *c, tpl_err *e);
+
+/* Rows of one paged cache into another of the same type, all layers: `bytes` from the start of row from_first + i *
+ * from_step of a sequence to row to_first + i * to_step of another, i = 0 .. n - 1. Pointers are those of the first layer,
+ * with the columns' offset in them; page numbers lie where the card reads them. The other card's memory must be mapped. */
+typedef struct {
+    const void *from;
+    void *to;
+    int64_t from_layer_bytes, to_layer_bytes;
+    const int32_t *from_pages, *to_pages;
+    int32_t from_row_bytes, to_row_bytes, bytes;
+    int32_t from_first, from_step, to_first, to_step;
+    int32_t n, n_layers, page_tok;
+} card_move;
+
+tpl_code card_move_rows(gpu_queue *q, const card_move *m, tpl_err *e);
+
 /* Reads all of data (a multiple of 16 bytes), and writes it back incremented if `update`: what memory can do at most.
  */
 tpl_code card_sweep(gpu_queue *q, void *data, size_t bytes, bool update, tpl_err *e);

@@ -21,12 +21,22 @@ tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, i
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }
 
+tpl_code card_top(gpu_queue *q, const card_likeliest *c, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}
+
 tpl_code card_sweep(gpu_queue *q, void *data, size_t bytes, bool update, tpl_err *e)
 {
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }
 
 tpl_code card_collect(gpu_queue *q, const card_collective *c, tpl_err *e)
+{
+    return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
+}
+
+tpl_code card_move_rows(gpu_queue *q, const card_move *m, tpl_err *e)
 {
     return tpl_fail(e, TPL_E_UNSUPPORTED, "card", "this build has no CUDA");
 }

@@ -68,7 +68,7 @@
     X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
     X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
     X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
-    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `procs`, `mpi`, `solo`") \
     X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
     X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
     X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
@@ -83,12 +83,12 @@
     X(tpot_ms_p99, REAL, VALUE,  "ms", "99th percentile of it; empty below 200 samples") \
     X(tok_per_s,   REAL, VALUE,  "tokens/s", "decoded tokens a second over the whole batch") \
     X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "cache bytes per token and rank by formula, all layers") \
-    X(comm_source, TEXT, VALUE,  "", "communication inside the time: `measured`, `modelled` or `none`") \
+    X(comm_source, TEXT, VALUE,  "", "communication: `measured` inside the times, `modelled` in comm_ms_modelled beside them, or `none`") \
     X(bound_ms,    REAL, VALUE,  "ms", "least time per decode step that the machine's measured ceilings allow") \
     X(bound_frac,  REAL, VALUE,  "0-1", "bound_ms over the measured time") \
     X(pairing,     TEXT, VALUE,  "", "how the two sides of the ratio alternated: `sample` or `block`") \
     X(baseline_cell, TEXT, VALUE, "", "cell_id of the row that the ratio is taken against") \
-    X(ratio,       REAL, VALUE,  "", "baseline's time over this row's time; above 1 this row is faster") \
+    X(ratio,       REAL, VALUE,  "", "tokens a second over the baseline's; at equal batch its time over this row's") \
     X(ratio_lo,    REAL, VALUE,  "", "lower end of its bootstrap 95% interval") \
     X(ratio_hi,    REAL, VALUE,  "", "upper end of its bootstrap 95% interval") \
     X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
@@ -106,7 +106,20 @@
     X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(split,       TEXT, VALUE,  "ms", "time of one decode step by operation, as JSON text") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(moe,         TEXT, CONFIG, "", "of a shape: `off` where the feed-forward of all layers is left out, else `full`") \
+    X(batch_rule,  TEXT, CONFIG, "", "`max`: `batch` is the largest that fits, by variant; empty: it was asked for") \
+    X(decode_steps, INT, CONFIG, "steps", "steps timed of `decode_tok`, spread evenly over the growing context; empty: all") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(comm_exposed_ms, REAL, VALUE, "ms", "tpot_ms minus that of the same list, same session, without its collectives") \
+    X(ttft_ratio,  REAL, VALUE,  "", "baseline's time to first token over this row's; runs did not alternate") \
+    X(ttft_ratio_lo, REAL, VALUE, "", "lower end of its bootstrap 95% interval") \
+    X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
+    X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
+    X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped") \
+    X(ttft_ms_modelled, REAL, VALUE, "ms", "ttft_ms and the modelled communication of the prefill together")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
@@ -190,7 +203,81 @@
     X(idle_s_per_100_tok, TEXT, VALUE, "s", "time in which a rank runs no kernel, for 100 tokens, by rank, joined by `;`") \
     X(attn_share,  REAL, VALUE,  "0-1", "attention over attention and feed-forward time of the draft's layers") \
     X(n_differ,    INT,  VALUE,  "prompts", "greedy texts that differ from vanilla's, all at near-ties if status is `ok`") \
-    X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts")
+    X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local` (threads, or one card), `nccl` (a card each)") \
+    X(graph,       TEXT, CONFIG, "", "`on` where recorded steps were replayed, else `off`") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint` or `random`") \
+    X(base_layers, INT,  CONFIG, "layers", "layers of the base; a shape may be cut to fit") \
+    X(draft_layers, INT, CONFIG, "layers", "layers of the draft") \
+    X(comm_source, TEXT, VALUE,  "", "communication inside the times: `measured`, `modelled` or `none`") \
+    X(calibrate_over_tok, REAL, VALUE, "", "time of a calibration over that of an exact pass of one token") \
+    X(verify_over_tok, REAL, VALUE, "", "time of a verification over that of one decode step of the base") \
+    X(exchange_us, REAL, VALUE,  "us", "a group's broadcast and gather, and the wait for them, on rank 0; as taken where modelled") \
+    X(draft_ms_measured, REAL, VALUE, "ms", "an iteration's drafting as it was timed, where the other columns are modelled")
+
+#define RS_TRACES_COLUMNS(X) \
+    X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `speculate`") \
+    X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
+    X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
+    X(tp,          INT,  CONFIG, "ranks", "tensor-parallel ranks") \
+    X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local`, `nccl`, `mpi`, `solo`") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
+    X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
+    X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
+    X(batch,       INT,  CONFIG, "sequences", "sequences in a batch") \
+    X(context_tok, INT,  CONFIG, "tokens", "tokens in the cache") \
+    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill` or `decode`") \
+    X(rank,        INT,  CONFIG, "", "rank that the row is of") \
+    X(step,        TEXT, CONFIG, "", "step of the plan, all layers; or `(pass)`, `(no kernel)`, `(between passes)`") \
+    X(op,          TEXT, VALUE,  "", "operation or collective that the step is; empty for work of no step") \
+    X(trace,       TEXT, CONFIG, "", "name, without `.json`, of the file in `traces/`") \
+    X(n_passes,    INT,  VALUE,  "passes", "passes that the means are over") \
+    X(calls,       REAL, VALUE,  "", "records a pass: kernels, copies and fills; on a CPU runs of the step") \
+    X(time_us,     REAL, VALUE,  "us", "time a pass, summed over calls") \
+    X(share,       REAL, VALUE,  "0-1", "time_us over that of `(pass)`, first kernel to last") \
+    X(bytes,       REAL, VALUE,  "bytes", "bytes read and written a pass, by the plan") \
+    X(flops,       REAL, VALUE,  "FLOP", "floating-point operations a pass, by the plan") \
+    X(bytes_sent,  REAL, VALUE,  "bytes", "bytes that the rank sends a pass, by the plan") \
+    X(bound_us,    REAL, VALUE,  "us", "least time that the machine's measured ceilings allow; collectives have none") \
+    X(bound_frac,  REAL, VALUE,  "0-1", "bound_us over time_us") \
+    X(source,      TEXT, VALUE,  "", "where times come from: `CUPTI`, or `timer` around the call on a CPU") \
+    X(traced_over_untraced, REAL, VALUE, "", "a pass's time on the host with and without the trace; in `(pass)` only") \
+    X(n_dropped,   INT,  VALUE,  "records", "records lost; in `(pass)` only") \
+    X(n_unlike,    INT,  VALUE,  "steps", "steps whose records a pass are not what was recorded for replay; in `(pass)` only") \
+    X(note,        TEXT, VALUE,  "", "what a reader should know") \
+    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+
+#define RS_HANDOFF_COLUMNS(X) \
+    X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
+    X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
+    X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
+    X(from_tp,     INT,  CONFIG, "ranks", "ranks of the prefill team") \
+    X(to_tp,       INT,  CONFIG, "ranks", "ranks of the decode team") \
+    X(ranks,       TEXT, CONFIG, "", "what joins each team's ranks: `local`, `nccl`") \
+    X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
+    X(device,      TEXT, VALUE,  "", "processor or card that ran it") \
+    X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
+    X(context_tok, INT,  CONFIG, "tokens", "tokens whose cache moves") \
+    X(layers,      INT,  CONFIG, "layers", "layers of a shape; empty for checkpoints") \
+    X(cache_fill,  TEXT, CONFIG, "", "`random`: the prompt's cache is seeded random values; empty: a real prefill") \
+    X(way,         TEXT, CONFIG, "", "`memory` of the host, `card`: both teams on one, `peer`: cards of their own") \
+    X(kv_bytes_per_tok_rank, REAL, VALUE, "bytes", "what a decode device stores a token, by formula, all layers") \
+    X(moved_bytes_per_tok, REAL, VALUE, "bytes", "what moves a token, all ranks of the decode team") \
+    X(crossed_bytes_per_tok, REAL, VALUE, "bytes", "of these, what moves from one card to another") \
+    X(time_us,     REAL, VALUE,  "us", "median time from the call until all has arrived") \
+    X(time_us_min, REAL, VALUE,  "us", "smallest sample of time_us") \
+    X(time_us_q1,  REAL, VALUE,  "us", "first quartile of time_us") \
+    X(time_us_q3,  REAL, VALUE,  "us", "third quartile of time_us") \
+    X(us_per_tok,  REAL, VALUE,  "us", "time_us over context_tok") \
+    X(gb_s,        REAL, VALUE,  "1e9 bytes/s", "moved bytes over time_us") \
+    X(n_wrong,     INT,  VALUE,  "elements", "logits of the next step, by the decode team, outside tolerance of the prefill team's") \
+    X(n_samples,   INT,  VALUE,  "samples", "samples kept") \
+    X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
+    X(note,        TEXT, VALUE,  "", "what a reader should know") \
+    X(command,     TEXT, VALUE,  "", "command that makes this row again")
 
 /* clang-format on */
 

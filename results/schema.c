@@ -12,6 +12,8 @@ static const rs_column plan_columns[] = {RS_COMMON_COLUMNS(COLUMN_ROW) RS_PLAN_C
 static const rs_column latency_columns[] = {RS_COMMON_COLUMNS(COLUMN_ROW) RS_LATENCY_COLUMNS(COLUMN_ROW)};
 static const rs_column kernels_columns[] = {RS_COMMON_COLUMNS(COLUMN_ROW) RS_KERNELS_COLUMNS(COLUMN_ROW)};
 static const rs_column speculate_columns[] = {RS_COMMON_COLUMNS(COLUMN_ROW) RS_SPECULATE_COLUMNS(COLUMN_ROW)};
+static const rs_column traces_columns[] = {RS_COMMON_COLUMNS(COLUMN_ROW) RS_TRACES_COLUMNS(COLUMN_ROW)};
+static const rs_column handoff_columns[] = {RS_COMMON_COLUMNS(COLUMN_ROW) RS_HANDOFF_COLUMNS(COLUMN_ROW)};
 
 typedef struct {
     const char *name, *file;

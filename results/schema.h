@@ -17,7 +17,9 @@
     X(RS_PLAN, plan)                                                                                                   \
     X(RS_LATENCY, latency)                                                                                             \
     X(RS_KERNELS, kernels)                                                                                             \
-    X(RS_SPECULATE, speculate)
+    X(RS_SPECULATE, speculate)                                                                                         \
+    X(RS_TRACES, traces)                                                                                               \
+    X(RS_HANDOFF, handoff)
 
 typedef enum {
 #define RS_KIND_ENUM(id, name) id,
@@ -43,18 +45,24 @@ typedef struct {
 #define RS_NUMBER_LAT(name, type, role, unit, about) LAT_##name,
 #define RS_NUMBER_KER(name, type, role, unit, about) KER_##name,
 #define RS_NUMBER_SPEC(name, type, role, unit, about) SPEC_##name,
+#define RS_NUMBER_TRACE(name, type, role, unit, about) TRACE_##name,
+#define RS_NUMBER_HAND(name, type, role, unit, about) HAND_##name,
 enum { RS_COMMON_COLUMNS(RS_NUMBER_COMMON) RS_N_COMMON };
 enum { ACC_before = RS_N_COMMON - 1, RS_ACCURACY_COLUMNS(RS_NUMBER_ACC) ACC_N_COLUMNS };
 enum { PLAN_before = RS_N_COMMON - 1, RS_PLAN_COLUMNS(RS_NUMBER_PLAN) PLAN_N_COLUMNS };
 enum { LAT_before = RS_N_COMMON - 1, RS_LATENCY_COLUMNS(RS_NUMBER_LAT) LAT_N_COLUMNS };
 enum { KER_before = RS_N_COMMON - 1, RS_KERNELS_COLUMNS(RS_NUMBER_KER) KER_N_COLUMNS };
 enum { SPEC_before = RS_N_COMMON - 1, RS_SPECULATE_COLUMNS(RS_NUMBER_SPEC) SPEC_N_COLUMNS };
+enum { TRACE_before = RS_N_COMMON - 1, RS_TRACES_COLUMNS(RS_NUMBER_TRACE) TRACE_N_COLUMNS };
+enum { HAND_before = RS_N_COMMON - 1, RS_HANDOFF_COLUMNS(RS_NUMBER_HAND) HAND_N_COLUMNS };
 #undef RS_NUMBER_COMMON
 #undef RS_NUMBER_ACC
 #undef RS_NUMBER_PLAN
 #undef RS_NUMBER_LAT
 #undef RS_NUMBER_KER
 #undef RS_NUMBER_SPEC
+#undef RS_NUMBER_TRACE
+#undef RS_NUMBER_HAND
 
 enum { RS_MAX_COLUMNS = 64 };
 

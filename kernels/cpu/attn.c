@@ -3,6 +3,7 @@
  * context. */
 #include <string.h>
 
+#include "kernels/cpu/attn_gqa_decode.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/flash.h"
 #include "kernels/paging.h"
@@ -369,7 +370,6 @@ static void mha_point_at(mha_work *w, int64_t g)
 
 static void mha_begin_head(const source *s, const op_attn_mha *o, mha_work *w, int64_t h, int64_t g)
 {
-    mha_load_head(s, o, w, h, g);
     mha_point_at(w, g);
     float *q = w->q + g * w->rows * w->f.ldq;
     for (int64_t i = 0; i < w->f.m; i++)
@@ -384,12 +384,14 @@ static void mha_end_head(const op_attn_mha *o, mha_work *w, int64_t h, int64_t g
     for (int64_t i = 0; i < w->f.m; i++) {
         float *to = cpu_row(&o->out, w->f.row0 + i) + h * o->v_dim;
         const float *from = w->f.o + i * w->f.dv;
-        for (int64_t c = 0; c < o->v_dim; c++)
-            to[c] = o->accumulate ? to[c] + from[c] : from[c];
+        if (o->accumulate)
+            w->f.simd->add(to, from, o->v_dim);
+        else
+            memcpy(to, from, (size_t)o->v_dim * sizeof *to);
     }
 }
 
-/* Heads [h0, h0 + heads) of the rows that w->f says. */
+/* Heads [h0, h0 + heads), whose weights are loaded, of the rows that w->f says. */
 static void mha_heads(const source *s, const op_attn_mha *o, mha_work *w, int64_t h0, int64_t heads, int64_t n_tok)
 {
     for (int64_t g = 0; g < heads; g++)
@@ -409,21 +411,28 @@ static void mha_heads(const source *s, const op_attn_mha *o, mha_work *w, int64_
         mha_end_head(o, w, h0 + g, g);
 }
 
+static void mha_sequence(const op_attn_mha *o, mha_work *w, source s, int64_t h0, int64_t heads)
+{
+    int64_t n = batch_seq_rows(o->batch, s.seq);
+    for (int64_t i = 0; i < n; i += w->rows) {
+        w->f.row0 = (int32_t)(o->batch->seq_row0[s.seq] + i);
+        w->f.m = least(w->rows, n - i);
+        mha_heads(&s, o, w, h0, heads, tokens_in_sight(o->batch, &o->kv, s.seq, i + w->f.m));
+    }
+}
+
 tpl_code cpu_attn_mha(const simd_ops *v, kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_attn_mha *o = &call->attn_mha;
     mha_work w = {.f = {.simd = v, .batch = o->batch, .kv = &o->kv, .per_row = 1, .scale = o->scale}};
     mha_cut(o, ctx->scratch, &w);
-    for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
-        source s = {v, ctx->compute, &o->kv, seq, NULL};
-        int64_t n = batch_seq_rows(o->batch, seq);
-        for (int64_t i = 0; i < n; i += w.rows) {
-            w.f.row0 = (int32_t)(o->batch->seq_row0[seq] + i);
-            w.f.m = least(w.rows, n - i);
-            int64_t n_tok = tokens_in_sight(o->batch, &o->kv, seq, i + w.f.m);
-            for (int64_t h = 0; h < o->heads; h += w.heads)
-                mha_heads(&s, o, &w, h, least(w.heads, o->heads - h), n_tok);
-        }
+    for (int64_t h = 0; h < o->heads; h += w.heads) {
+        int64_t heads = least(w.heads, o->heads - h);
+        source any = {v, ctx->compute, &o->kv, 0, NULL};
+        for (int64_t g = 0; g < heads; g++)
+            mha_load_head(&any, o, &w, h + g, g);
+        for (int32_t seq = 0; seq < o->batch->n_seqs; seq++)
+            mha_sequence(o, &w, (source){v, ctx->compute, &o->kv, seq, NULL}, h, heads);
     }
     return TPL_OK;
 }
@@ -462,7 +471,8 @@ static size_t gqa_cut(const op_attn_gqa *o, float *base, gqa_work *w)
 size_t cpu_scratch_attn_gqa(const op_call *call)
 {
     gqa_work w;
-    return gqa_cut(&call->attn_gqa, NULL, &w);
+    size_t bytes = gqa_cut(&call->attn_gqa, NULL, &w), decode = gqa_decode_scratch(&call->attn_gqa);
+    return bytes > decode ? bytes : decode;
 }
 
 static void gqa_point_at(gqa_work *w, int64_t kv_head)
@@ -564,9 +574,14 @@ tpl_code cpu_attn_gqa(const simd_ops *v, kernel_ctx *ctx, const op_call *call, t
         w.f.dk /= 2;
         w.block = least(w.block, GQA_PAIR_TOK);
     }
+    bool in_place = o->window == 0 && !o->batch->row_mask && gqa_decode_fits(v, ctx->compute, o);
     for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
         source s = {v, ctx->compute, &o->kv, seq, w.f.pairs};
         int64_t n = batch_seq_rows(o->batch, seq);
+        if (in_place && n == 1) {
+            gqa_decode(v, o, seq, ctx->scratch);
+            continue;
+        }
         for (int64_t i = 0; i < n; i += w.rows)
             gqa_rows(&s, o, &w, i, least(w.rows, n - i));
     }

@@ -28,12 +28,8 @@ tpl_code cpu_gather_rows(const simd_ops *v, kernel_ctx *ctx, const op_call *call
 tpl_code cpu_add(const simd_ops *v, kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_add *o = &call->add;
-    for (int64_t r = 0; r < o->out.rows; r++) {
-        float *to = cpu_row(&o->out, r);
-        const float *from = cpu_row(&o->x, r);
-        for (int64_t c = 0; c < o->out.cols; c++)
-            to[c] += from[c];
-    }
+    for (int64_t r = 0; r < o->out.rows; r++)
+        v->add(cpu_row(&o->out, r), cpu_row(&o->x, r), o->out.cols);
     return TPL_OK;
 }
 
@@ -72,8 +68,10 @@ tpl_code cpu_rmsnorm(const simd_ops *v, kernel_ctx *ctx, const op_call *call, tp
             const float *x = cpu_row(&o->x, r) + g * width;
             float *out = cpu_row(&o->out, r) + g * width;
             float by = 1.f / sqrtf(v->sum_squares(x, width) / (float)width + o->eps);
-            for (int64_t c = 0; c < width; c++)
-                out[c] = weight ? x[c] * by * weight[c] : x[c] * by;
+            if (weight)
+                v->multiply(out, x, by, weight, width);
+            for (int64_t c = 0; c < width && !weight; c++)
+                out[c] = x[c] * by;
         }
     return TPL_OK;
 }
@@ -99,16 +97,11 @@ size_t cpu_scratch_rope(const op_call *call)
 }
 
 /* The old values are set aside first: interleaved pairs are stored apart. */
-static void rope_head(const op_rope *o, float *x, int64_t pos, float *old)
+static void rope_head(const simd_ops *v, const op_rope *o, float *x, int64_t pos, float *old)
 {
-    int64_t half = o->dim / 2, first = o->interleaved ? 2 : 1, second = o->interleaved ? 1 : half;
-    const float *cosine = o->cos + pos * half, *sine = o->sin + pos * half;
+    int64_t half = o->dim / 2;
     memcpy(old, x, (size_t)o->dim * sizeof *old);
-    for (int64_t i = 0; i < half; i++) {
-        float a = old[first * i], b = old[first * i + second];
-        x[i] = a * cosine[i] - b * sine[i];
-        x[i + half] = b * cosine[i] + a * sine[i];
-    }
+    v->rotate(x, old, o->cos + pos * half, o->sin + pos * half, half, o->interleaved);
 }
 
 tpl_code cpu_rope(const simd_ops *v, kernel_ctx *ctx, const op_call *call, tpl_err *e)
@@ -116,7 +109,7 @@ tpl_code cpu_rope(const simd_ops *v, kernel_ctx *ctx, const op_call *call, tpl_e
     const op_rope *o = &call->rope;
     for (int64_t r = 0; r < o->x.rows; r++)
         for (int64_t h = 0; h < o->heads; h++)
-            rope_head(o, cpu_row(&o->x, r) + h * o->head_stride, o->batch->row_pos[r], ctx->scratch);
+            rope_head(v, o, cpu_row(&o->x, r) + h * o->head_stride, o->batch->row_pos[r], ctx->scratch);
     return TPL_OK;
 }
 

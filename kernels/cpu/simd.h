@@ -29,6 +29,21 @@ typedef struct {
     bool accumulate;
 } simd_gemm;
 
+/* Decode attention of up to 8 query heads that share a key, against tokens of a bf16 cache in place. Rows of `o`, `max`
+ * and `sum` are the instruction set's own order, gqa_end() knows it; at first o and sum are 0, max -inf. */
+enum { SIMD_GQA_HEADS = 8, SIMD_GQA_TOK = 64 };
+
+typedef struct {
+    int64_t n, dim;            /* tokens, at most SIMD_GQA_TOK; a head's width, a multiple of 32 */
+    const bf16 *keys, *values; /* of the first token's key head, tokens `step` elements apart */
+    int64_t step;
+    const bf16 *q;           /* [dim / 4][SIMD_GQA_HEADS][4] */
+    float scale_log2;        /* of scores, times log2 e */
+    float *o, *max, *sum;    /* [SIMD_GQA_HEADS * dim], [SIMD_MAX_LANES] */
+    const char *ahead;       /* memory to bring nearer meanwhile */
+    int64_t ahead_bytes;
+} simd_gqa;
+
 /* Products of bf16 values two by two, where the processor has them faster than f32 products. A pair is a 4-byte word whose
  * lower half comes first; arrays of words are typed float so that they move through transpose() and share simd_gemm. */
 typedef struct {
@@ -38,6 +53,8 @@ typedef struct {
     void (*gemm)(const simd_gemm *g);
     /* dst[i] = the pair (even[i], odd[i]); odd NULL: zeros. */
     void (*interleave)(float *dst, const bf16 *even, const bf16 *odd, int64_t n);
+    void (*gqa_add)(const simd_gqa *g);                            /* NULL: none */
+    void (*gqa_end)(const simd_gqa *g, int64_t heads, float *out); /* out [heads, dim]: averages, 0 where nothing was seen */
 } simd_pairs;
 
 typedef struct {
@@ -51,6 +68,10 @@ typedef struct {
     void (*gemm_nn)(const simd_gemm *g);
     /* For few rows: reads b once, along its rows, as it is stored. */
     void (*gemm_nt)(const simd_gemm *g);
+    /* A weight w [n, k] (bf16 or f32) for gemm_nn, by panels of 2 lanes columns: dst [ceil(n / (2 lanes))][k][2 lanes]
+     * = w^T; of columns past n the first up to a multiple of lanes are 0, the rest anything. NULL where gemm_nn is slower
+     * than the library. */
+    void (*pack)(float *dst, const void *w, bool is_bf16, int64_t ldw, int64_t n, int64_t k);
 
     /* dst [cols, rows] = src [rows, cols]. */
     void (*transpose)(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t cols);
@@ -60,17 +81,24 @@ typedef struct {
     void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back; dst may be src */
     void (*scale)(float *x, float by, int64_t n);
     float (*sum_squares)(const float *x, int64_t n);
+    void (*add)(float *to, const float *x, int64_t n);
+    void (*multiply)(float *out, const float *x, float by, const float *weight, int64_t n); /* x by weight; out may be x */
+    /* x [2 half] = (a cos - b sin, b cos + a sin) of the pairs (a, b) of old: interleaved, or its two halves. */
+    void (*rotate)(float *x, const float *old, const float *cosine, const float *sine, int64_t half, bool interleaved);
     void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n); /* out may be gate */
 
     /* out = e^x within 2 ulp; results below the smallest normal number are 0. out may be x. */
     void (*exp)(float *out, const float *x, int64_t n);
     /* One row of a running softmax: s = exp(by * s - max'), max and sum brought up to date; gives the factor that
-     * everything summed before must take. Values whose `keep` is 0 count as -inf (keep NULL: all count). n is a
-     * multiple of `lanes`; keep's words are 0 or ~0. */
-    float (*softmax_row)(float *s, const uint32_t *keep, int64_t n, float by, float *max, float *sum);
+     * everything summed before must take. Values whose bit in `keep` is 0 count as -inf (keep NULL: all count); value i's
+     * is bit i % 64 of word i / 64. n is a multiple of `lanes`. */
+    float (*softmax_row)(float *s, const uint64_t *keep, int64_t n, float by, float *max, float *sum);
 } simd_ops;
 
 extern const simd_ops simd_portable, simd_avx2, simd_avx512;
 extern const simd_pairs simd_avx512bf16;
+void simd_pack_avx512(float *dst, const void *w, bool is_bf16, int64_t ldw, int64_t n, int64_t k); /* simd_avx512's pack */
+void simd_gqa_add(const simd_gqa *g); /* of simd_avx512bf16 */
+void simd_gqa_end(const simd_gqa *g, int64_t heads, float *out);
 
 #endif

@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/simd.h"
 
-enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS };
+enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS, FAR_VALUES = 1 << 20 };
 
 typedef float vf __attribute__((vector_size(SIMD_BYTES)));
 typedef int32_t vi __attribute__((vector_size(SIMD_BYTES)));
@@ -150,12 +150,16 @@ INLINE float max_of(float a, float b)
 
 INLINE float max_lanes(vf v)
 {
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
     float part[L];
     memcpy(part, &v, sizeof v);
     for (int n = L / 2; n > 0; n /= 2)
         for (int i = 0; i < n; i++)
             part[i] = max_of(part[i], part[i + n]);
     return part[0];
+#endif
 }
 
 /* ---- element types ---- */
@@ -261,6 +265,9 @@ INLINE void tile(const int mr, const int nv, const simd_gemm *g, const float *a,
 #pragma GCC unroll 2
         for (int j = 0; j < nv; j++)
             sum[i][j] = g->accumulate ? load(c + i * ldc + j * L) : splat(0);
+    for (int i = 0; i < mr; i++) /* so that lines of c come while sums are made */
+        for (int j = 0; j < nv; j++)
+            __builtin_prefetch(c + i * ldc + j * L, 1);
     for (int64_t p = 0; p < g->k; p++) {
         vf row[2];
 #pragma GCC unroll 2
@@ -360,6 +367,7 @@ INLINE void thin(const int mr, const int nc, const bool is_bf16, const simd_gemm
 {
     vf sum[THIN_ROWS][4];
     const float *a = g->a + row * g->lda;
+    bool ahead = row == 0 && g->n * g->ldb > FAR_VALUES;
 #pragma GCC unroll 4
     for (int i = 0; i < mr; i++)
 #pragma GCC unroll 4
@@ -371,6 +379,8 @@ INLINE void thin(const int mr, const int nc, const bool is_bf16, const simd_gemm
 #pragma GCC unroll 4
         for (int j = 0; j < nc; j++)
             w[j] = load_b(g->b, is_bf16, (col + j) * g->ldb + p);
+        for (int j = 0; j < nc && ahead; j++) /* the rows of b that come next, into the second cache */
+            __builtin_prefetch((const char *)g->b + ((col + nc + j) * g->ldb + p) * (is_bf16 ? 2 : 4), 0, 2);
 #pragma GCC unroll 4
         for (int i = 0; i < mr; i++) {
             vf x = load(a + i * g->lda + p);
@@ -543,6 +553,41 @@ static void simd_scale(float *x, float by, int64_t n)
         x[i] *= by;
 }
 
+static void simd_add(float *restrict to, const float *restrict x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(to + i, load(to + i) + load(x + i));
+    for (; i < n; i++)
+        to[i] += x[i];
+}
+
+static void simd_multiply(float *out, const float *x, float by, const float *weight, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(out + i, load(x + i) * by * load(weight + i));
+    for (; i < n; i++)
+        out[i] = x[i] * by * weight[i];
+}
+
+static void simd_rotate(float *restrict x, const float *restrict old, const float *restrict cosine,
+                        const float *restrict sine, int64_t half, bool interleaved)
+{
+    if (interleaved)
+        for (int64_t i = 0; i < half; i++) {
+            float a = old[2 * i], b = old[2 * i + 1];
+            x[i] = a * cosine[i] - b * sine[i];
+            x[i + half] = b * cosine[i] + a * sine[i];
+        }
+    else
+        for (int64_t i = 0; i < half; i++) {
+            float a = old[i], b = old[i + half];
+            x[i] = a * cosine[i] - b * sine[i];
+            x[i + half] = b * cosine[i] + a * sine[i];
+        }
+}
+
 static float simd_sum_squares(const float *x, int64_t n)
 {
     vf sum[4] = {{0}};
@@ -557,34 +602,41 @@ static float simd_sum_squares(const float *x, int64_t n)
     return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-INLINE vf load_kept(const float *s, const uint32_t *keep)
+/* Values s[i..] whose bits are set, -inf else. */
+INLINE vf load_kept(const float *s, const uint64_t *keep, int64_t i)
 {
     if (!keep)
-        return load(s);
-    vi mask;
-    memcpy(&mask, keep, sizeof mask);
-    return select_f(mask, load(s), splat(-INFINITY));
+        return load(s + i);
+    uint32_t bits = (uint32_t)(keep[i / 64] >> (i % 64)); /* lanes divide 64 */
+#if SIMD_BYTES == 64 && defined(__AVX512F__)
+    return (vf)_mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), (__mmask16)bits, s + i);
+#else
+    vu lane;
+    for (int j = 0; j < L; j++)
+        lane[j] = 1u << j;
+    return select_f((vi)((lane & bits) != 0), load(s + i), splat(-INFINITY));
+#endif
 }
 
 /* Two running maxima hide half of the instruction's latency. A NaN may hide behind greater values. */
-INLINE float max_kept(const float *s, const uint32_t *keep, int64_t n)
+INLINE float max_kept(const float *s, const uint64_t *keep, int64_t n)
 {
     vf even = splat(-INFINITY), odd = even;
     int64_t i = 0;
     for (; i + 2 * L <= n; i += 2 * L) {
-        even = max_f(even, load_kept(s + i, keep ? keep + i : NULL));
-        odd = max_f(odd, load_kept(s + i + L, keep ? keep + i + L : NULL));
+        even = max_f(even, load_kept(s, keep, i));
+        odd = max_f(odd, load_kept(s, keep, i + L));
     }
     if (i < n)
-        even = max_f(even, load_kept(s + i, keep ? keep + i : NULL));
+        even = max_f(even, load_kept(s, keep, i));
     return max_lanes(max_f(even, odd));
 }
 
-INLINE float exp_kept(float *s, const uint32_t *keep, int64_t n, float by, float top)
+INLINE float exp_kept(float *s, const uint64_t *keep, int64_t n, float by, float top)
 {
     vf total = splat(0);
     for (int64_t i = 0; i < n; i += L) {
-        vf p = exp_negative(load_kept(s + i, keep ? keep + i : NULL) * by - top);
+        vf p = exp_negative(load_kept(s, keep, i) * by - top);
         store(s + i, p);
         total += p;
     }
@@ -592,15 +644,15 @@ INLINE float exp_kept(float *s, const uint32_t *keep, int64_t n, float by, float
 }
 
 /* Tells that no score counts, from scores among which a NaN hides. */
-static bool none_kept(const float *s, const uint32_t *keep, int64_t n)
+static bool none_kept(const float *s, const uint64_t *keep, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        if ((!keep || keep[i]) && s[i] != -INFINITY)
+        if ((!keep || (keep[i / 64] >> (i % 64) & 1)) && s[i] != -INFINITY)
             return false;
     return true;
 }
 
-static float simd_softmax_row(float *s, const uint32_t *keep, int64_t n, float by, float *max, float *sum)
+static float simd_softmax_row(float *s, const uint64_t *keep, int64_t n, float by, float *max, float *sum)
 {
     float block = by * (keep ? max_kept(s, keep, n) : max_kept(s, NULL, n)), top = max_of(block, *max);
     if (top == -INFINITY && none_kept(s, keep, n)) {
@@ -608,7 +660,7 @@ static float simd_softmax_row(float *s, const uint32_t *keep, int64_t n, float b
         return 1;
     }
     float total = keep ? exp_kept(s, keep, n, by, top) : exp_kept(s, NULL, n, by, top);
-    float factor = *max == top ? 1 : expf(*max - top);
+    float factor = *max == top || *max == -INFINITY ? 1 : expf(*max - top); /* -inf: nothing was summed */
     *sum = *sum * factor + total;
     *max = top;
     return factor;
@@ -618,6 +670,9 @@ const simd_ops SIMD_SET = {
     .name = SIMD_NAME,
 #ifdef SIMD_PAIRS
     .pairs = SIMD_PAIRS,
+#endif
+#ifdef SIMD_PACK
+    .pack = SIMD_PACK,
 #endif
     .lanes = L,
     .available = simd_set_available,
@@ -629,6 +684,9 @@ const simd_ops SIMD_SET = {
     .round_bf16 = simd_round_bf16,
     .scale = simd_scale,
     .sum_squares = simd_sum_squares,
+    .add = simd_add,
+    .multiply = simd_multiply,
+    .rotate = simd_rotate,
     .silu_mul = simd_silu_mul,
     .exp = simd_exp,
     .softmax_row = simd_softmax_row,

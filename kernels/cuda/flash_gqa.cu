@@ -4,6 +4,8 @@
  * decode check  ref, tolerance "bf16_attn". */
 #include "kernels/cuda/flash.cuh"
 
+typedef flash_shape<144, 0, 144, false, 16, 64, 2> few_144;
+typedef flash_shape<144, 0, 144, false, 64, 64, 4> many_144;
 typedef flash_shape<128, 0, 128, false, 16, 64, 4> few_128;
 typedef flash_shape<128, 0, 128, false, 64, 64, 4> many_128;
 typedef flash_shape<64, 0, 64, false, 16, 64, 4> few_64;
@@ -11,7 +13,7 @@ typedef flash_shape<64, 0, 64, false, 64, 64, 4> many_64;
 typedef flash_shape<32, 0, 32, false, 16, 64, 4> few_32;
 typedef flash_shape<32, 0, 32, false, 64, 64, 4> many_32;
 
-#define EACH_DIM(X) X(128) X(64) X(32)
+#define EACH_DIM(X) X(144) X(128) X(64) X(32)
 
 bool cuda_flash_has_gqa(const op_attn_gqa *o)
 {

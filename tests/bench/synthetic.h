@@ -33,7 +33,7 @@ static inline double fake_mhz(void *self)
 
 static inline bench_clock fake_clock(fake_machine *m)
 {
-    return (bench_clock){fake_now, fake_mhz, m};
+    return (bench_clock){.now_ns = fake_now, .mhz = fake_mhz, .self = m};
 }
 
 enum { FAKE_LOG = 4096 };

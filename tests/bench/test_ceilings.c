@@ -1,6 +1,7 @@
 /* The machine's own rates differ from run to run; what is tested is that they exist and how they are kept and compared.
  */
 #include "bench/ceilings.h"
+#include "bench/product_rate.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -196,4 +197,16 @@ Test(ceilings, the_table_has_a_row_a_kind)
     cr_expect(strstr(text, "f32,GFLOP/s,own,100,200,400,4") != NULL, "%s", text);
     free(text);
     table_destroy(t);
+}
+
+/* Work that no one can do faster than a generous bound, in FLOPs that add up by `times`. */
+Test(ceilings, rate_of_given_products)
+{
+    const product_shape s[] = {{40, 64, 96, 3}, {33, 100, 48, 1}};
+    double one, none;
+    tpl_err e;
+    cr_assert_eq(product_rate(s, 2, DT_F32, 1, &one, &e), TPL_OK);
+    cr_assert(one > 0.01 && one < 1e5, "%g GFLOP/s", one);
+    cr_assert_eq(product_rate(s, 0, DT_F32, 1, &none, &e), TPL_OK);
+    cr_assert(none == 0);
 }

@@ -272,6 +272,34 @@ Test(plan, well_known_figures)
     }
 }
 
+/* models/shapes/README.md: counterparts of V3 cache as many bytes a token, the GQA one with about as many weights. */
+Test(plan, counterparts_of_v3_cache_the_same_bytes)
+{
+    static const struct {
+        const char *shape, *text;
+        double bytes, bytes_of_two; /* a token and layer: on one rank, on each of two */
+    } cases[] = {{"deepseek-v3", "mla", 1152, 1152},
+                 {"deepseek-v3-gla", "gla:g=2", 1152, 640},
+                 {"deepseek-v3-gqa", "gqa", 1152, 576}};
+    double weights[3];
+    for (int i = 0; i < 3; i++) {
+        char path[512];
+        model_config c;
+        snprintf(path, sizeof path, "%s/models/shapes/%s.json", SOURCE_ROOT, cases[i].shape);
+        cr_assert(model_config_read(path, &c, NULL) == TPL_OK);
+        plan *one = make_plan(&c, cases[i].text, 1, 0), *two = make_plan(&c, cases[i].text, 2, 1), *attention;
+        cr_expect_eq(plan_kv_bytes_per_tok(one, KV_MAIN, bf16_types), 61 * cases[i].bytes, "%s", cases[i].shape);
+        cr_expect_eq(plan_kv_bytes_per_tok(two, KV_MAIN, bf16_types), 61 * cases[i].bytes_of_two, "%s", cases[i].shape);
+        cr_assert(plan_create(&c, &one->v, 1, 0, (plan_options){.attention_only = true}, &attention, NULL) == TPL_OK);
+        weights[i] = (double)plan_weight_bytes(attention, PHASE_DECODE, bf16_types);
+        plan_destroy(attention);
+        plan_destroy(one);
+        plan_destroy(two);
+    }
+    cr_expect(fabs(weights[2] / weights[0] - 1) < 0.01, "%g against %g bytes of weights", weights[2], weights[0]);
+    cr_expect(weights[1] < weights[0] && weights[1] > 0.95 * weights[0]);
+}
+
 /* The tables of tpla.md: FLOPs and bytes of one decode layer's attention a cached token and batch row, tp 2. */
 Test(plan, attention_of_one_token_matches_the_table)
 {

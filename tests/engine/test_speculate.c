@@ -10,6 +10,7 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 
+#include "base/clock.h"
 #include "engine/sampler.h"
 #include "tests/support/checkpoint.h"
 #include "tests/support/side.h"
@@ -342,6 +343,7 @@ typedef struct {
     int32_t text[3][MAX_NEW];
     spec_record record;
     spec_stats stats;
+    double wall_s;
 } trace;
 
 static void run_traced(const way *w, spec_options o, trace *t)
@@ -358,7 +360,9 @@ static void run_traced(const way *w, spec_options o, trace *t)
                       .out = t->text[p],
                       .stream = (uint64_t)p,
                       .record = &t->record};
+        int64_t begin = clock_ns();
         cr_assert(spec_generate(d.s, &r, &d.stats, &e) == TPL_OK, "%s", e.what);
+        t->wall_s += (double)(clock_ns() - begin) * 1e-9;
     }
     t->stats = d.stats;
     close_duo(&d);
@@ -484,7 +488,12 @@ Test(speculate, counts_time_in_stages)
     trace t;
     way w = {"", SPEC_EASYSPEC, 2, 4, 1, "pack:4", false, false, false};
     run_traced(&w, options_of(&w), &t);
-    cr_expect(t.stats.calibrate_s > 0 && t.stats.draft_s > 0 && t.stats.verify_s > 0 && t.stats.prefill_s > 0);
+    const spec_stats *x = &t.stats;
+    cr_expect(x->calibrate_s > 0 && x->verify_s > 0 && x->prefill_s > 0 && x->other_s > 0);
+    cr_expect(x->draft_s > x->first_s && x->first_s == x->calibrate_s, "drafting takes %g s, its first passes %g s",
+              x->draft_s, x->first_s);
+    double stages = x->prefill_s + x->draft_s + x->verify_s + x->other_s;
+    cr_expect(stages <= t.wall_s && stages > 0.9 * t.wall_s, "stages take %g s of %g s", stages, t.wall_s);
     spec_record_free(&t.record);
 }
 

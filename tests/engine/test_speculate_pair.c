@@ -48,6 +48,14 @@ static void read_prompts(int32_t (*prompts)[PROMPT_TOK])
     free(data);
 }
 
+/* TPLABENCH_PART=i/n: only each n-th case of the texts, from the i-th on, so that the full counts can be run in pieces. */
+static bool in_part(int i)
+{
+    const char *v = getenv("TPLABENCH_PART");
+    int first, step;
+    return !v || sscanf(v, "%d/%d", &first, &step) != 2 || i % step == first % step;
+}
+
 static const plan_fuzzy usual; /* placement and exact lists as by default */
 
 /* ---- texts ---- */
@@ -123,7 +131,7 @@ static int count_differing(const text_case *c, int n_prompts, int n_new, const i
         memcpy(text, prompts[p], sizeof prompts[p]);
         memcpy(text + PROMPT_TOK, want + p * n_new, (size_t)at * sizeof *text);
         double gap = gap_after(&base, text, PROMPT_TOK + at, &largest);
-        cr_expect_lt(gap, spec_near_tie(model_cfg(base.m), largest),
+        cr_expect_lt(gap, spec_near_tie(model_cfg(base.m), DT_F32, largest),
                      "prompt %d, token %d: the base's best two tokens are %g apart", p, at, gap);
     }
     side_close(&base);
@@ -153,28 +161,73 @@ static const text_case text_cases[] = {
     {mla_dir, "tpla:g=2:u=hadamard:pd=on", 4, 2, "pack:2", {.method = SPEC_EASYSPEC, .depth = 5, .width = 1}},
 };
 
+enum { N_LISTED = sizeof text_cases / sizeof *text_cases };
+
+/* The full set goes on with every way of drafting for every width and base; number i of them. False: there is none. */
+static bool grid_case(int i, text_case *out)
+{
+    static const text_case bases[] = {
+        {.base = gqa_dir, .variant = NULL, .base_tp = 1},  {.base = gqa_dir, .variant = NULL, .base_tp = 2},
+        {.base = mla_dir, .variant = "mla", .base_tp = 1}, {.base = mla_dir, .variant = "mla", .base_tp = 2},
+        {.base = mla_dir, .variant = "mla", .base_tp = 4},
+    };
+    static const char *const groups[] = {NULL,     "rule:1", "rule:2", "rule:3", "rule:4",
+                                         "rule:5", "pack:2", "pack:3", "pack:4", "0-1/2-5/6-10/11"};
+    static const int widths[] = {1, 4, 8, 12};
+    enum { GROUPS = sizeof groups / sizeof *groups, WIDTHS = sizeof widths / sizeof *widths };
+    int base = i / (GROUPS * WIDTHS), group = i / WIDTHS % GROUPS, width = widths[i % WIDTHS];
+    if (base >= (int)(sizeof bases / sizeof *bases))
+        return false;
+    *out = bases[base];
+    out->groups = groups[group];
+    out->draft_tp = i % 5 == 0 ? 2 : 1;
+    out->o = (spec_options){.method = groups[group] ? SPEC_EASYSPEC : width > 1 ? SPEC_TREE : SPEC_SD,
+                            .depth = 5,
+                            .width = width,
+                            .no_calibration = groups[group] && i % 3 == 0};
+    return true;
+}
+
+static bool next_case(int i, text_case *out)
+{
+    if (i < (full() ? N_LISTED : 5)) {
+        *out = text_cases[i];
+        return true;
+    }
+    return full() && grid_case(i - N_LISTED, out);
+}
+
+static bool same_base(const text_case *a, const text_case *b)
+{
+    return a->base == b->base && a->base_tp == b->base_tp &&
+           (a->variant == b->variant || (a->variant && b->variant && strcmp(a->variant, b->variant) == 0));
+}
+
 Test(speculate_pair, texts_are_the_bases_own, .timeout = 3600)
 {
     int32_t(*prompts)[PROMPT_TOK] = tpl_malloc(sizeof *prompts * PROMPTS);
     read_prompts(prompts);
-    int n_prompts = full() ? 50 : 2, n_new = full() ? NEW_TOK : 24,
-        n_cases = full() ? (int)(sizeof text_cases / sizeof *text_cases) : 5;
+    int n_prompts = full() ? 50 : 2, n_new = full() ? NEW_TOK : 24;
     int32_t *want = tpl_malloc(sizeof *want * (size_t)(n_prompts * n_new)),
             *got = tpl_malloc(sizeof *got * (size_t)(n_prompts * n_new));
-    for (int i = 0; i < n_cases; i++) {
-        const text_case *c = &text_cases[i];
-        text_case plain = *c;
+    text_case last = {0}, c;
+    for (int i = 0; next_case(i, &c); i++) {
+        text_case plain = c;
         spec_stats none = {0}, stats = {0};
+        if (!in_part(i))
+            continue;
         plain.o = (spec_options){.method = SPEC_VANILLA};
-        if (i == 0 || c->variant != text_cases[i - 1].variant || c->base_tp != text_cases[i - 1].base_tp)
+        if (!same_base(&c, &last))
             generate_texts(&plain, n_prompts, n_new, prompts, want, &none);
-        generate_texts(c, n_prompts, n_new, prompts, got, &stats);
-        int differing = count_differing(c, n_prompts, n_new, prompts, want, got);
-        printf(
-            "# %s %s tp %d, draft tp %d, %s w %d n %d: %d of %d texts differ at near-ties, %.2f tokens an iteration\n",
-            spec_method_name(c->o.method), c->variant ? c->variant : "gqa", c->base_tp, c->draft_tp,
-            c->groups ? c->groups : "-", c->o.width, c->o.depth, differing, n_prompts,
-            (double)stats.n_tok / (double)stats.n_iterations);
+        last = c;
+        generate_texts(&c, n_prompts, n_new, prompts, got, &stats);
+        int differing = count_differing(&c, n_prompts, n_new, prompts, want, got);
+        printf("# %d: %s %s tp %d, draft tp %d, %s%s w %d n %d: %d of %d texts differ at near-ties, %.2f tokens an "
+               "iteration\n",
+               i, spec_method_name(c.o.method), c.variant ? c.variant : "gqa", c.base_tp, c.draft_tp,
+               c.groups ? c.groups : "-", c.o.no_calibration ? " raw" : "", c.o.width, c.o.depth, differing, n_prompts,
+               (double)stats.n_tok / (double)stats.n_iterations);
+        fflush(stdout);
         cr_expect(differing * 100 <= n_prompts, "case %d: %d of %d texts differ", i, differing, n_prompts);
     }
     free(want);

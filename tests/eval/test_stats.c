@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "eval/exp_sum.h"
 #include "eval/stats.h"
 #include "tests/vectors.h"
 
@@ -137,4 +138,40 @@ Test(stats, pairs_count_who_won_and_who_lost)
     r = stat_pair(base, variant, 1);
     cr_expect(isnan(r.diff_lo) && isnan(r.diff_hi) && r.p == 1);
     cr_expect(isnan(stat_pair(base, variant, 0).mean_diff));
+}
+
+/* Against the C library in long double: every length up to some vectors, from the top down to where terms vanish. */
+Test(stats, exponential_sums_of_any_length)
+{
+    enum { N = 83 };
+    float x[N];
+    for (int n = 1; n <= N; n++)
+        for (int scale = 1; scale <= 1000; scale *= 10) {
+            long double want = 0;
+            float top = -INFINITY;
+            for (int i = 0; i < n; i++) {
+                x[i] = (float)scale * sinf((float)(i * 7 + n));
+                top = x[i] > top ? x[i] : top;
+            }
+            for (int i = 0; i < n; i++)
+                want += expl((long double)x[i] - top);
+            cr_assert(exp_sum_top(x, (size_t)n) == top);
+            double got = exp_sum(x, (size_t)n, top);
+            cr_assert(fabsl(got - want) <= 4e-16L * want, "n %d, scale %d: %.17g, expected %.17Lg", n, scale, got, want);
+        }
+}
+
+/* One value at a time: within 2 units of the last place, and what overflows or vanishes. */
+Test(stats, exponentials_of_one_value)
+{
+    for (int i = 0; i < 200000; i++) {
+        float x = -(float)i * (707.f / 200000);
+        double got = exp_sum(&x, 1, 0), want = (double)expl(x);
+        cr_assert(fabs(got - want) <= 2 * (nextafter(want, 2) - want), "e^%.9g is %.17g, expected %.17g", (double)x, got, want);
+    }
+    float far[] = {-709, -1e30f, -INFINITY, 0};
+    cr_assert(exp_sum(far, 4, 0) == 1);
+    float bad[] = {1, 2, NAN, 3};
+    cr_assert(isnan(exp_sum_top(bad, 4)) && isnan(exp_sum(bad, 4, 3)));
+    cr_assert(isnan(exp_sum((float[]){-INFINITY, -INFINITY}, 2, -INFINITY)));
 }

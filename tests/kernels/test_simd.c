@@ -212,6 +212,38 @@ static void check_pairs(const simd_pairs *p, int m, int n, int k, bool accumulat
         }
 }
 
+/* Every value at its place in its panel, whatever the sizes; columns that fill up a vector are 0; nothing behind it. */
+Test(simd, packs_weights_of_any_size)
+{
+    enum { N = 70, K = 37, LD = 40, ROOM = 3 * 32 * K };
+    float w[N * LD], dst[ROOM];
+    bf16 half[N * LD];
+    for (int i = 0; i < N * LD; i++) {
+        half[i] = bf16_from_f32((float)i);
+        w[i] = (float)i;
+    }
+    EACH_SET(v)
+    {
+        int panel = 2 * v->lanes, lanes = v->lanes;
+        for (int n = 1; v->pack && n <= N; n++)
+            for (int k = 1; k <= K; k += n % 5 + 1)
+                for (int is_bf16 = 0; is_bf16 < 2; is_bf16++) {
+                    for (int i = 0; i < ROOM; i++)
+                        dst[i] = NAN;
+                    v->pack(dst, is_bf16 ? (void *)half : w, is_bf16, LD, n, k);
+                    for (int p = 0; p < k; p++)
+                        for (int j = 0; j < (n + lanes - 1) / lanes * lanes; j++) {
+                            float got = dst[j / panel * panel * k + p * panel + j % panel];
+                            float want = is_bf16 ? bf16_to_f32(half[j * LD + p]) : w[j * LD + p];
+                            cr_assert_eq(got, j < n ? want : 0, "%s: n %d k %d: [%d, %d] is %g", v->name, n, k, j, p, got);
+                        }
+                    int end = (n + panel - 1) / panel * panel * k;
+                    for (int i = end; i < ROOM; i++)
+                        cr_assert(isnan(dst[i]), "%s: n %d k %d: wrote past the end", v->name, n, k);
+                }
+    }
+}
+
 Test(simd, products_of_pairs_of_any_size)
 {
     EACH_SET(v)
@@ -248,7 +280,7 @@ Test(simd, softmax_row_runs_over_blocks)
     EACH_SET(v)
     {
         float s[16], max = -INFINITY, sum = 0;
-        uint32_t keep[16] = {0};
+        uint64_t keep[1] = {0};
         for (int i = 0; i < 16; i++)
             s[i] = NAN;
         cr_assert_eq(v->softmax_row(s, keep, 16, 2, &max, &sum), 1, "%s", v->name);
@@ -258,7 +290,7 @@ Test(simd, softmax_row_runs_over_blocks)
         for (int i = 0; i < 16; i++)
             if (i != 3 && i != 9)
                 s[i] = NAN;
-        keep[3] = keep[9] = ~0u;
+        keep[0] = 1u << 3 | 1u << 9;
         v->softmax_row(s, keep, 16, 2, &max, &sum);
         cr_assert(max == 4 && fabs(sum - 1 - exp(-2)) < 1e-6 && s[9] == 1 && s[0] == 0, "%s: sum %g", v->name, sum);
         for (int i = 0; i < 16; i++)
