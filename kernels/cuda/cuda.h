@@ -39,9 +39,13 @@ tpl_code cuda_wide_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e);
 bool cuda_wide_has_latent(const op_attn_latent *o);
 bool cuda_wide_has_gqa(const op_attn_gqa *o);
 bool cuda_wide_has_mha(const op_attn_mha *o);
+/* The part of cuda_wide_gqa() that serves prefill. */
+bool cuda_many_has_gqa(const op_attn_gqa *o);
+tpl_code cuda_many_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e);
 
 size_t cuda_scratch_flash_latent(const op_call *call);
 size_t cuda_scratch_wide_latent(const op_call *call);
+size_t cuda_scratch_wide_gqa(const op_call *call);
 size_t cuda_scratch_flash_gqa(const op_call *call);
 size_t cuda_scratch_attn_mha(const op_call *call); /* of all rungs */
 size_t cuda_scratch_moe_route(const op_call *call);

@@ -625,6 +625,29 @@ static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int
     return cu_launched(name, e);
 }
 
+/* What all kernels of attn_gqa are told. */
+static inline flash_args cuda_gqa_args(const op_attn_gqa *o)
+{
+    flash_args a = {};
+    a.q = a.q2 = (const cu_bf16 *)o->q.data;
+    a.q_stride = o->q.stride;
+    a.q_step = o->head_dim;
+    a.kv = cu_cache_of(&o->kv);
+    a.k_off = o->k_off;
+    a.v_off = o->v_off;
+    a.k_step = a.v_step = o->head_dim;
+    a.n_tok = INT32_MAX;
+    a.batch = cu_batch_of(o->batch);
+    a.group = o->heads / o->kv_heads;
+    a.heads = o->heads;
+    a.kv_heads = o->kv_heads;
+    a.window = o->window;
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    return a;
+}
+
 /* 16-byte pieces everywhere: base and strides are whole multiples of 8 values. */
 static inline bool flash_aligned(const void *p, int64_t a, int64_t b, int64_t c)
 {

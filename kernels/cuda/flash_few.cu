@@ -308,20 +308,6 @@ template <typename S> static tpl_code run(kernel_ctx *ctx, const flash_args &giv
 
 tpl_code cuda_few_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
 {
-    flash_args a = {};
-    a.q = (const cu_bf16 *)o->q.data;
-    a.q_stride = o->q.stride;
-    a.q_step = o->head_dim;
-    a.kv = cu_cache_of(&o->kv);
-    a.k_off = o->k_off;
-    a.v_off = o->v_off;
-    a.k_step = a.v_step = o->head_dim;
-    a.batch = cu_batch_of(o->batch);
-    a.group = o->heads / o->kv_heads;
-    a.heads = o->heads;
-    a.kv_heads = o->kv_heads;
-    a.scale_log2 = o->scale * 1.44269504f;
-    a.out = (cu_bf16 *)o->out.data;
-    a.out_stride = o->out.stride;
+    flash_args a = cuda_gqa_args(o);
     return o->head_dim == 128 ? run<few_shape<128>>(ctx, a, o, e) : run<few_shape<64>>(ctx, a, o, e);
 }

@@ -204,7 +204,7 @@ const kernel_row table_cuda_rows[] = {
     ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha)
     ROW_2(OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)
     ROW_3(OP_ATTN_LATENT, cuda_scratch_wide_latent, cuda_wide_latent)
-    ROW_3(OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_wide_gqa)
+    ROW_3(OP_ATTN_GQA, cuda_scratch_wide_gqa, cuda_wide_gqa)
     ROW_3(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_wide_mha)
 };
 /* clang-format on */

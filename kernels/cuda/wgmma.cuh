@@ -1,5 +1,5 @@
 /* wgmma.cuh - the matrix instructions of compute capability 9.0, and the barriers that go with them.
- * For:    wide_*.cu: attention of whole warpgroups (four warps, 64 rows) over tiles that lie in shared memory.
+ * For:    wide*.cu: attention of whole warpgroups (four warps, 64 rows) over tiles that lie in shared memory.
  * Enter:  kernels/cuda only.
  * Owns:   nothing.
  * Fails:  never. Code for other cards compiles to nothing: the rows of the table say where it may run.
@@ -97,40 +97,6 @@ template <> __device__ __forceinline__ void wide_keys<8>(float (&d)[8][4], uint6
                  : "l"(a), "l"(b), "r"(add));
 }
 
-template <> __device__ __forceinline__ void wide_keys<16>(float (&d)[16][4], uint64_t a, uint64_t b, int add)
-{
-    WIDE_ASM("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
-                 "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "
-                 "%59, %60, %61, %62, %63"
-                 "}, %64, %65, p, 1, 1, 0, 0;}"
-                 : WIDE_64(0)
-                 : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void wide_values<8>(float (&d)[8][4], uint64_t a, uint64_t b)
-{
-    WIDE_ASM("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, %32, %33, 1, 1, 1, 0, 1;"
-                 : WIDE_32(0)
-                 : "l"(a), "l"(b));
-}
-
-template <> __device__ __forceinline__ void wide_values<16>(float (&d)[16][4], uint64_t a, uint64_t b)
-{
-    WIDE_ASM("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
-                 "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "
-                 "%59, %60, %61, %62, %63"
-                 "}, %64, %65, 1, 1, 1, 0, 1;"
-                 : WIDE_64(0)
-                 : "l"(a), "l"(b));
-}
-
 template <> __device__ __forceinline__ void wide_values<32>(float (&d)[32][4], uint64_t a, uint64_t b)
 {
     WIDE_ASM("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
@@ -147,17 +113,6 @@ template <> __device__ __forceinline__ void wide_values<32>(float (&d)[32][4], u
 }
 
 template <>
-__device__ __forceinline__ void wide_values<8>(float (&d)[8][4], const unsigned (&a)[4], uint64_t b)
-{
-    WIDE_ASM("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-                 : WIDE_32(0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-template <>
 __device__ __forceinline__ void wide_values<16>(float (&d)[16][4], const unsigned (&a)[4], uint64_t b)
 {
     WIDE_ASM("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -167,6 +122,19 @@ __device__ __forceinline__ void wide_values<16>(float (&d)[16][4], const unsigne
                  "%59, %60, %61, %62, %63"
                  "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                  : WIDE_64(0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <>
+__device__ __forceinline__ void wide_values<18>(float (&d)[18][4], const unsigned (&a)[4], uint64_t b)
+{
+    WIDE_ASM("wgmma.mma_async.sync.aligned.m64n144k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
+                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
+                 "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "
+                 "%59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71"
+                 "}, {%72, %73, %74, %75}, %76, 1, 1, 1, 1;"
+                 : WIDE_64(0), WIDE_4(16), WIDE_4(17)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 

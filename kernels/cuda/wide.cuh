@@ -1,12 +1,13 @@
-/* wide.cuh - latent decode attention on warpgroups: what its two kernels share. The third warpgroup of a block brings
+/* wide.cuh - decode attention on warpgroups: what its kernels share. The third warpgroup of a block brings
  * queries and tiles of cached tokens in, the first two multiply.
- * For:    wide_latent.cu.
+ * For:    wide_latent.cu, wide_alone.cuh; wide_many.cu takes masks and softmax.
  * Enter:  kernels/cuda only.
  * Owns:   nothing.
  * Fails:  never.
  *
- * Shared memory: queries [BLOCKS][MT][64], STAGES tiles [BLOCKS][TN][64] (wgmma.cuh says how blocks lie), what the kernel
- * adds, barriers. Values are the first blocks of keys. Tokens past the end are zero: 0 x NaN would not be. */
+ * Shared memory: queries [K_BLOCKS][MT][64], STAGES tiles [K_BLOCKS][TN][64] of keys, and of values where these are not
+ * the first blocks of keys (wgmma.cuh says how blocks lie), what the kernel adds, barriers. Values past the end are zero:
+ * 0 x NaN would not be. */
 #ifndef TPL_KERNELS_CUDA_WIDE_CUH
 #define TPL_KERNELS_CUDA_WIDE_CUH
 
@@ -19,24 +20,31 @@
  * whole tiles. (Boxes for two blocks at once, by multicast, were slower than two blocks that meet in the L2 cache.) */
 typedef enum { BY_CHUNKS, BY_BOXES } wide_way;
 
-template <int LAT_, int ROPE_, int MT_, int STAGES_, int EXTRA_, wide_way WAY_> struct wide_shape {
+/* K1 columns of keys and K2 from elsewhere in the row (rope parts), DV of values: the first ones of the keys, or their own.
+ * MT vectors of a block; EXTRA bytes that the kernel adds. */
+template <int K1_, int K2_, int DV_, bool OWN_VALUES_, int MT_, int STAGES_, int EXTRA_, wide_way WAY_> struct wide_shape {
     static const wide_way WAY = WAY_;
     enum {
-        LAT = LAT_,
-        BLOCKS = (LAT_ + ROPE_) / 64,
-        LAT_BLOCKS = LAT_ / 64,
+        K1 = K1_,
+        DV = DV_,
+        STEPS = (K1_ + K2_) / 16,
+        K1_BLOCKS = (K1_ + 63) / 64,
+        K_BLOCKS = K1_BLOCKS + K2_ / 64,
+        V_BLOCKS = (DV_ + 63) / 64,
+        OWN_V_BLOCKS = OWN_VALUES_ ? V_BLOCKS : 0,
         MT = MT_,
         TN = 64,
         STAGES = STAGES_,
         QUERY_BLOCK = MT_ * 128, /* bytes of 64 columns */
         TILE_BLOCK = TN * 128,
-        STAGE = BLOCKS * TILE_BLOCK,
-        QUERIES = BLOCKS * QUERY_BLOCK,
+        VALUES = OWN_VALUES_ ? K_BLOCKS * TILE_BLOCK : 0, /* where they begin in a stage */
+        STAGE = (K_BLOCKS + OWN_V_BLOCKS) * TILE_BLOCK,
+        QUERIES = K_BLOCKS * QUERY_BLOCK,
         EXTRA = EXTRA_,
         SHARED_BYTES = QUERIES + STAGES * STAGE + EXTRA_ + 16 * (STAGES_ + 1),
         THREADS = 384
     };
-    static_assert(ROPE_ == 64 && LAT_ % 64 == 0 && EXTRA_ % 16 == 0, "rows are whole blocks");
+    static_assert(K2_ % 64 == 0 && (K2_ == 0 || K1_ % 64 == 0) && K1_ % 16 == 0 && EXTRA_ % 16 == 0, "k steps of 16");
 };
 
 typedef struct {
@@ -63,6 +71,12 @@ template <typename S> static __device__ __forceinline__ void barriers_open(wide_
 
 /* ---- bringing in: lane l of a warp brings chunk l % 8 of a row and block; four rows at a time ---- */
 
+/* Whether the chunk has columns of the keys at all. */
+template <typename S> static __device__ __forceinline__ bool is_key(int block, int c)
+{
+    return block >= S::K1_BLOCKS || block * 64 + c * 8 < S::K1;
+}
+
 template <typename S>
 static __device__ __forceinline__ void bring_queries(const flash_args &a, const wide_piece &p, int m0, char *to)
 {
@@ -71,13 +85,15 @@ static __device__ __forceinline__ void bring_queries(const flash_args &a, const 
     for (int r = warp * 4 + row; r < S::MT; r += 16) {
         int m = m0 + r;
         bool there = m < p.n_vectors;
-        int64_t q_row = p.row0 + (there ? m / a.group : 0), head = there ? m % a.group : 0;
-        const cu_bf16 *lat = a.q + q_row * a.q_stride + head * a.q_step + c * 8;
-        const cu_bf16 *rope = a.q2 + q_row * a.q2_stride + head * a.q2_step + c * 8;
+        int64_t q_row = p.row0 + (there ? m / a.group : 0), head = p.kv_head * a.group + (there ? m % a.group : 0);
+        const cu_bf16 *q = a.q + q_row * a.q_stride + head * a.q_step + c * 8;
+        const cu_bf16 *q2 = a.q2 + q_row * a.q2_stride + head * a.q2_step + c * 8;
         char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
 #pragma unroll
-        for (int b = 0; b < S::BLOCKS; b++)
-            copy_chunk((uint4 *)(at + b * S::QUERY_BLOCK), b < S::LAT_BLOCKS ? lat + b * 64 : rope, there);
+        for (int b = 0; b < S::K_BLOCKS; b++)
+            if (is_key<S>(b, c))
+                copy_chunk((uint4 *)(at + b * S::QUERY_BLOCK),
+                           b < S::K1_BLOCKS ? q + b * 64 : q2 + (b - S::K1_BLOCKS) * 64, there);
     }
 }
 
@@ -95,19 +111,27 @@ static __device__ __forceinline__ void find_tile(const flash_args &a, const wide
 }
 
 template <typename S>
-static __device__ __forceinline__ void bring_tile(const flash_args &a, const cu_bf16 *const from[4], char *to)
+static __device__ __forceinline__ void bring_tile(const flash_args &a, const wide_piece &p, const cu_bf16 *const from[4],
+                                                  char *to)
 {
     int warp = threadIdx.x / 32 % 4, row = threadIdx.x % 32 / 8, c = threadIdx.x % 8;
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         int r = k * 16 + warp * 4 + row;
         bool there = from[k] != NULL;
-        const cu_bf16 *lat = there ? from[k] + a.k_off : (const cu_bf16 *)a.kv.pages;
-        const cu_bf16 *rope = there ? from[k] + a.k2_off : (const cu_bf16 *)a.kv.pages;
+        const cu_bf16 *cached = there ? from[k] : (const cu_bf16 *)a.kv.pages;
+        const cu_bf16 *k1 = cached + a.k_off + p.kv_head * a.k_step, *k2 = cached + a.k2_off;
+        const cu_bf16 *v = cached + a.v_off + p.kv_head * a.v_step;
         char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
 #pragma unroll
-        for (int b = 0; b < S::BLOCKS; b++)
-            copy_chunk((uint4 *)(at + b * S::TILE_BLOCK), b < S::LAT_BLOCKS ? lat + b * 64 : rope, there);
+        for (int b = 0; b < S::K_BLOCKS; b++)
+            if (is_key<S>(b, c))
+                copy_chunk((uint4 *)(at + b * S::TILE_BLOCK), b < S::K1_BLOCKS ? k1 + b * 64 : k2 + (b - S::K1_BLOCKS) * 64,
+                           there);
+#pragma unroll
+        for (int b = 0; b < S::OWN_V_BLOCKS; b++)
+            if (b * 64 + c * 8 < S::DV)
+                copy_chunk((uint4 *)(at + S::VALUES + b * S::TILE_BLOCK), v + b * 64, there);
     }
 }
 
@@ -138,15 +162,20 @@ static __device__ __forceinline__ uint64_t box_hint(bool alone)
 
 /* One thread. A sequence without a token here has no page: then nothing comes. */
 template <typename S>
-static __device__ __forceinline__ void bring_boxes(const flash_args &a, const CUtensorMap *map, int y, char *to,
-                                                   uint64_t *full, uint64_t hint)
+static __device__ __forceinline__ void bring_boxes(const flash_args &a, const wide_piece &p, const CUtensorMap *map, int y,
+                                                   char *to, uint64_t *full, uint64_t hint)
 {
     barrier_expect(full, y < 0 ? 0 : (int)S::STAGE);
     if (y < 0)
         return;
+    int k = a.k_off + p.kv_head * a.k_step, v = a.v_off + p.kv_head * a.v_step;
 #pragma unroll
-    for (int b = 0; b < S::BLOCKS; b++)
-        bring_box(map, b < S::LAT_BLOCKS ? a.k_off + b * 64 : a.k2_off, y, to + b * S::TILE_BLOCK, full, hint);
+    for (int b = 0; b < S::K_BLOCKS; b++)
+        bring_box(map, b < S::K1_BLOCKS ? k + b * 64 : a.k2_off + (b - S::K1_BLOCKS) * 64, y, to + b * S::TILE_BLOCK, full,
+                  hint);
+#pragma unroll
+    for (int b = 0; b < S::OWN_V_BLOCKS; b++)
+        bring_box(map, v + b * 64, y, to + S::VALUES + b * S::TILE_BLOCK, full, hint);
 }
 
 static __device__ __forceinline__ int box_row(const flash_args &a, const wide_piece &p, int t0)
@@ -184,12 +213,12 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
             char *to = space + S::QUERIES + stage * S::STAGE;
             barrier_wait(bar.free_tile + stage, ~turn & 1);
             if constexpr (S::WAY == BY_CHUNKS) {
-                bring_tile<S>(a, from, to);
+                bring_tile<S>(a, p, from, to);
                 barrier_arrive_after_copies(bar.tile + stage);
                 if (tile + 1 < p.tile1)
                     find_tile<S>(a, p, tile + 1, from);
             } else {
-                bring_boxes<S>(a, map, y, to, bar.tile + stage, hint);
+                bring_boxes<S>(a, p, map, y, to, bar.tile + stage, hint);
                 if (tile + 1 < p.tile1)
                     y = box_row(a, p, (tile + 1) * S::TN);
             }
@@ -265,11 +294,9 @@ static __device__ __forceinline__ void wide_scores(uint64_t q, uint64_t k, float
 {
     wide_begin();
 #pragma unroll
-    for (int b = 0; b < S::BLOCKS; b++)
-#pragma unroll
-        for (int step = 0; step < 4; step++)
-            wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::TILE_BLOCK + step * 32),
-                         b + step > 0);
+    for (int i = 0; i < S::STEPS; i++)
+        wide_keys<8>(v, wide_ahead(q, i / 4 * S::QUERY_BLOCK + i % 4 * 32),
+                     wide_ahead(k, i / 4 * S::TILE_BLOCK + i % 4 * 32), i > 0);
     wide_commit();
 }
 

@@ -8,9 +8,7 @@
  * bytes  2 * (rows * heads * (2 lat + rope) + tokens * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope)
  * bound  memory up to about 128 vectors a token on a card of 250 FLOPs a byte
  * check  ref, tolerance "bf16_attn". */
-#include <cudaTypedefs.h>
-
-#include "kernels/cuda/wide.cuh"
+#include "kernels/cuda/wide_alone.cuh"
 
 /* ---- latents of 512 ---- */
 
@@ -20,7 +18,7 @@ typedef struct {
 
 enum { PROBABILITIES = 64 * 64 * 2 };
 
-template <wide_way WAY> using split_512 = wide_shape<512, 64, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
+template <wide_way WAY> using split_512 = wide_shape<512, 64, 512, false, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
 
 typedef struct {
     char *probabilities;
@@ -89,7 +87,7 @@ static __device__ __forceinline__ void split_sum(split_space s, unsigned turn, w
 template <typename S>
 static __device__ __forceinline__ void split_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
 {
-    enum { N = S::LAT / 16 }; /* 8-column tiles of half the latent */
+    enum { N = S::DV / 16 }; /* 8-column tiles of half the latent */
     split_space s = {space + S::QUERIES + S::STAGES * S::STAGE,
                      (shared_notes *)(space + S::QUERIES + S::STAGES * S::STAGE + PROBABILITIES)};
     wide_run run = run_open(a, n_seqs, S::TN);
@@ -111,13 +109,13 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
             unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
             char *at = space + S::QUERIES + stage * S::STAGE;
             uint64_t k = wide_operand(at, 0);
-            uint64_t v = wide_operand(at + wg * (S::LAT_BLOCKS / 2) * S::TILE_BLOCK, S::TILE_BLOCK);
+            uint64_t v = wide_operand(at + wg * (S::V_BLOCKS / 2) * S::TILE_BLOCK, S::TILE_BLOCK);
             if ((tile - p.tile0) % 2 == wg) {
                 unsigned prob[4][4];
                 await_tile<S>(bar.tile + stage, turn & 1);
                 split_own<S>(a, p, tile, q, k, s, &w, prob);
                 wide_shrink(w.keep, o);
-                clear_end<S>(p, tile, wg * (S::LAT_BLOCKS / 2), S::LAT_BLOCKS / 2, at);
+                clear_end<S>(p, tile, wg * (S::V_BLOCKS / 2), S::V_BLOCKS / 2, at);
                 wide_begin();
 #pragma unroll
                 for (int i = 0; i < 4; i++)
@@ -126,7 +124,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
                 split_hear(s, &w);
                 await_tile<S>(bar.tile + stage, turn & 1);
                 wide_shrink(w.keep, o);
-                clear_end<S>(p, tile, wg * (S::LAT_BLOCKS / 2), S::LAT_BLOCKS / 2, at);
+                clear_end<S>(p, tile, wg * (S::V_BLOCKS / 2), S::V_BLOCKS / 2, at);
                 wide_begin();
 #pragma unroll
                 for (int i = 0; i < 4; i++)
@@ -143,7 +141,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
         int64_t part = p.tile1 - p.tile0 == p.tiles
                            ? -1
                            : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
-        wide_store<N>(a, w, S::LAT, wg * S::LAT / 2, part, S::MT, 0, o);
+        wide_store<N>(a, w, S::DV, wg * S::DV / 2, part, S::MT, 0, o);
         n_pieces++;
     }
 }
@@ -166,88 +164,12 @@ static __global__ void __launch_bounds__(S::THREADS, 1)
     }
 }
 
-/* ---- latents of 256 and 128 ---- */
+/* ---- latents of 256 and 128: wide_alone.cuh ---- */
 
-/* 128 vectors; or 64, of which a warpgroup has every second tile: then its stages are its own. */
-template <wide_way WAY> using alone_256 = wide_shape<256, 64, 128, 3, 0, WAY>;
-template <wide_way WAY> using alone_128 = wide_shape<128, 64, 128, 4, 0, WAY>;
-template <wide_way WAY> using turns_256 = wide_shape<256, 64, 64, 4, 0, WAY>;
-template <wide_way WAY> using turns_128 = wide_shape<128, 64, 64, 6, 0, WAY>;
-
-template <typename S>
-static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
-{
-    enum { N = S::LAT / 8, TURNS = S::MT == 64 };
-    static_assert(!TURNS || S::STAGES % 2 == 0, "a stage belongs to one warpgroup");
-    wide_run run = run_open(a, n_seqs, S::TN);
-    wide_piece p;
-    unsigned n_pieces = 0, n_tiles = 0;
-    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, half = TURNS ? 0 : wg;
-    int m0 = blockIdx.x * S::MT;
-    uint64_t q = wide_operand(space + half * 64 * 128, 0);
-    float o[N][4], v[8][4];
-    unsigned prob[4][4];
-    while (run_next(a, &run, &p)) {
-        if (m0 >= p.n_vectors)
-            continue;
-        wide_rows w = wide_rows_of(a, p, m0 + half * 64, 0);
-#pragma unroll
-        for (int n = 0; n < N; n++)
-            o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
-        barrier_wait(bar.queries, n_pieces & 1);
-        wide_show();
-        for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
-            unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
-            char *at = space + S::QUERIES + stage * S::STAGE;
-            if (TURNS && (int)n_tiles % 2 != wg)
-                continue;
-            await_tile<S>(bar.tile + stage, turn & 1);
-            wide_scores<S>(q, wide_operand(at, 0), v);
-            wide_wait<0>();
-            wide_pin(v);
-            wide_mask(a, p, tile * S::TN, w, v);
-            wide_soften(a.scale_log2, &w, v);
-            wide_pack(v, prob);
-            wide_shrink(w.keep, o);
-            clear_end<S>(p, tile, 0, S::LAT_BLOCKS, at);
-            uint64_t values = wide_operand(at, S::TILE_BLOCK);
-            wide_begin();
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                wide_values<N>(o, prob[i], wide_ahead(values, i * 2048));
-            wide_commit();
-            wide_wait<0>();
-            wide_pin(o);
-            release_tile(bar.free_tile + stage);
-        }
-        if (lane == 0)
-            barrier_arrive(bar.free_queries);
-        wide_sum_lanes(&w);
-        int64_t part = !TURNS && p.tile1 - p.tile0 == p.tiles
-                           ? -1
-                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1 + TURNS, TURNS ? wg : 0);
-        wide_store<N>(a, w, S::LAT, 0, part, S::MT, half * 64, o);
-        n_pieces++;
-    }
-}
-
-template <typename S>
-static __global__ void __launch_bounds__(S::THREADS, 1)
-    alone_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
-{
-    extern __shared__ __align__(1024) char space_alone[];
-    wide_barriers bar = barriers_of<S>(space_alone);
-    if (threadIdx.x == 0)
-        barriers_open<S>(bar, S::MT == 64 ? 4 : 8);
-    __syncthreads();
-    if (threadIdx.x >= 256) {
-        registers_down<40>();
-        bring<S>(a, &map, n_seqs, space_alone, bar);
-    } else {
-        registers_up<232>();
-        alone_multiply<S>(a, n_seqs, space_alone, bar);
-    }
-}
+template <wide_way WAY> using alone_256 = wide_shape<256, 64, 256, false, 128, 3, 0, WAY>;
+template <wide_way WAY> using alone_128 = wide_shape<128, 64, 128, false, 128, 4, 0, WAY>;
+template <wide_way WAY> using turns_256 = wide_shape<256, 64, 256, false, 64, 4, 0, WAY>;
+template <wide_way WAY> using turns_128 = wide_shape<128, 64, 128, false, 64, 6, 0, WAY>;
 
 /* ---- launching ---- */
 
@@ -277,77 +199,24 @@ bool cuda_wide_has_latent(const op_attn_latent *o)
            flash_aligned(o->kv.pages, o->kv.width, o->out.stride, 0) && (uintptr_t)o->out.data % 8 == 0;
 }
 
-/* How a call is cut. */
-typedef struct {
-    int n_m, n_runs, halves;
-} wide_cut;
-
-/* A tile of 64 tokens costs two warpgroups about 32 cycles for each 64 x 64 x 16 products at 1.6 GHz, and a softmax. */
-template <typename S> static wide_cut cut_of(const op_attn_latent *o)
-{
-    enum { TURNS = S::LAT < 512 && S::MT == 64 };
-    const batch_view *b = o->batch;
-    int64_t vectors = (int64_t)b->max_seq_rows * o->heads, tiles = (cu_kept(o->kv.mod, 0, b->max_slots) + 63) / 64;
-    wide_cut c = {.n_m = (int)((vectors + S::MT - 1) / S::MT), .n_runs = 1, .halves = 1 + TURNS};
-    int64_t most = c.n_m > 0 ? cuda_sm_count() / c.n_m : 1;
-    double parts = 2.0 * S::MT * S::LAT * sizeof(float) * c.halves * c.n_m;
-    wide_price p = {.work_ns = S::LAT == 512 ? 2000 : TURNS ? 1100 : 2200, .tile_ns = S::STAGE / 3e3, .parts_ns = parts / 3e3};
-    c.n_runs = cheapest_runs(p, most < 1 ? 1 : most, b->n_seqs, tiles < 1 ? 1 : tiles);
-    return c;
-}
-
-/* Parts of the largest launch that has any: its blocks fit the card at once. */
 size_t cuda_scratch_wide_latent(const op_call *call)
 {
-    size_t lat = (size_t)call->attn_latent.lat, vectors = lat < 512 ? 128 : 64;
-    return (size_t)cuda_sm_count() * 2 * vectors * (lat + 1) * sizeof(float) + 256;
-}
-
-/* The cache as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
-static bool map_of(const kv_view *kv, CUtensorMap *map)
-{
-    static PFN_cuTensorMapEncodeTiled_v12000 encode;
-    cudaDriverEntryPointQueryResult found;
-    cuuint64_t size[2] = {(cuuint64_t)kv->width, INT32_MAX}, stride[1] = {(cuuint64_t)kv->width * sizeof(cu_bf16)};
-    cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
-    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
-                                                     &found) != cudaSuccess ||
-                    found != cudaDriverEntryPointSuccess))
-        return false;
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kv->pages, size, stride, box, step,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
-template <typename S, typename K, typename... A>
-static tpl_code launch(kernel_ctx *ctx, K *kernel, wide_cut c, tpl_err *e, const A &...args)
-{
-    static unsigned ready;
-    cudaError_t rc = cudaSuccess;
-    if (!cu_done_here(&ready))
-        rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
-    if (rc != cudaSuccess)
-        return tpl_fail(e, TPL_E_DEVICE, "attn_latent", "needs %d bytes of shared memory a block: %s",
-                        (int)S::SHARED_BYTES, cudaGetErrorString(rc));
-    kernel<<<dim3((unsigned)c.n_m, (unsigned)c.n_runs), S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(args...);
-    return cu_launched("attn_latent", e);
+    return wide_scratch_bytes(call->attn_latent.lat < 512 ? 128 : 64, (size_t)call->attn_latent.lat);
 }
 
 template <typename S>
 static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, const CUtensorMap &map, tpl_err *e)
 {
-    wide_cut c = cut_of<S>(o);
-    int64_t parts = (int64_t)c.n_runs * 2 * c.n_m * c.halves;
-    a.part_o = (float *)ctx->scratch;
-    a.part_lse = a.part_o + parts * S::MT * S::LAT;
-    if constexpr (S::LAT == 512)
-        TPL_TRY(launch<S>(ctx, split_kernel<S>, c, e, a, map, (int)o->batch->n_seqs));
+    /* a tile of 64 tokens: about 32 cycles for each 64 x 64 x 16 products, and a softmax */
+    double work_ns = S::DV == 512 ? 2000 : S::MT == 64 ? 1100 : 2200;
+    int64_t vectors = (int64_t)o->batch->max_seq_rows * o->heads;
+    wide_cut c = wide_cut_of<S>(&o->kv, o->batch, vectors, 1, work_ns);
+    wide_lay_parts<S>(ctx, c, &a);
+    if constexpr (S::DV == 512)
+        TPL_TRY(wide_launch<S>(ctx, split_kernel<S>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
     else
-        TPL_TRY(launch<S>(ctx, alone_kernel<S>, c, e, a, map, (int)o->batch->n_seqs));
-    if (c.n_runs == 1 && c.halves == 1)
-        return TPL_OK;
-    wide_join j = {a.part_o, a.part_lse, c.n_runs, o->batch->n_seqs, S::TN, S::MT, c.n_m, c.halves, S::LAT, c.halves == 1};
-    return join_runs(ctx, a, j, o->heads, "attn_latent", e);
+        TPL_TRY(wide_launch<S>(ctx, alone_kernel<S>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
+    return wide_finish<S>(ctx, a, c, o->batch->n_seqs, "attn_latent", e);
 }
 
 template <template <wide_way> class S>

@@ -1,4 +1,4 @@
-/* attn_mha, and attn_gqa of many rows, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query vectors, 64 a
+/* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query vectors, 64 a
  * warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and values in.
  * A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax runs beside
  * both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units
@@ -378,38 +378,17 @@ tpl_code cuda_wide_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 }
 
 /* Blocks do not share their tokens with others: only where there are enough of them. */
-bool cuda_wide_has_gqa(const op_attn_gqa *o)
+bool cuda_many_has_gqa(const op_attn_gqa *o)
 {
     const batch_view *b = o->batch;
     int64_t vectors = b ? (int64_t)b->max_seq_rows * (o->heads / o->kv_heads) : 0;
-    return o->head_dim == 128 && o->scale >= 0 && vectors > 64 &&
-           (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2 &&
-           flash_aligned(o->q.data, o->q.stride, o->k_off, o->v_off) &&
-           flash_aligned(o->kv.pages, o->kv.width, o->out.stride, 0) && (uintptr_t)o->out.data % 4 == 0;
+    return o->head_dim == 128 && vectors > 64 &&
+           (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2;
 }
 
-tpl_code cuda_wide_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+tpl_code cuda_many_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
 {
-    const op_attn_gqa *o = &call->attn_gqa;
-    if (o->batch->n_rows == 0)
-        return TPL_OK;
-    flash_args a = {};
-    a.q = a.q2 = (const cu_bf16 *)o->q.data;
-    a.q_stride = o->q.stride;
-    a.q_step = o->head_dim;
-    a.kv = cu_cache_of(&o->kv);
-    a.k_off = o->k_off;
-    a.v_off = o->v_off;
-    a.k_step = a.v_step = o->head_dim;
-    a.n_tok = INT32_MAX;
-    a.batch = cu_batch_of(o->batch);
-    a.group = o->heads / o->kv_heads;
-    a.heads = o->heads;
-    a.window = o->window;
-    a.scale_log2 = o->scale * 1.44269504f;
-    a.out = (cu_bf16 *)o->out.data;
-    a.out_stride = o->out.stride;
+    flash_args a = cuda_gqa_args(o);
     a.finish = true;
-    int64_t vectors = (int64_t)o->batch->max_seq_rows * a.group;
-    return launch<gqa_128>(ctx, a, vectors, o->kv_heads, o->batch->n_seqs, "attn_gqa", e);
+    return launch<gqa_128>(ctx, a, (int64_t)o->batch->max_seq_rows * a.group, o->kv_heads, o->batch->n_seqs, "attn_gqa", e);
 }
