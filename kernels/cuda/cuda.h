@@ -29,9 +29,28 @@ bool cuda_flash_has_gqa(const op_attn_gqa *o);
 bool cuda_flash_has_mha(const op_attn_mha *o);
 bool cuda_grouped_has(const op_moe_experts *o);
 
+/* The part of cuda_flash_gqa() that serves decode of common head widths. */
+bool cuda_few_has_gqa(const op_attn_gqa *o);
+tpl_code cuda_few_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e);
+size_t cuda_scratch_few_gqa(void);
+
+/* Third rungs: attention on warpgroups (wgmma). Whether this card can, and this build has its machine code. */
+bool cuda_wide_is_here(void);
+tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e);
+tpl_code cuda_wide_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e);
+tpl_code cuda_wide_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e);
+bool cuda_wide_has_latent(const op_attn_latent *o);
+bool cuda_wide_has_gqa(const op_attn_gqa *o);
+bool cuda_wide_has_mha(const op_attn_mha *o);
+/* The part of cuda_wide_gqa() that serves prefill. */
+bool cuda_many_has_gqa(const op_attn_gqa *o);
+tpl_code cuda_many_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e);
+
 size_t cuda_scratch_flash_latent(const op_call *call);
+size_t cuda_scratch_wide_latent(const op_call *call);
+size_t cuda_scratch_wide_gqa(const op_call *call);
 size_t cuda_scratch_flash_gqa(const op_call *call);
-size_t cuda_scratch_attn_mha(const op_call *call); /* of both rungs */
+size_t cuda_scratch_attn_mha(const op_call *call); /* of all rungs */
 size_t cuda_scratch_moe_route(const op_call *call);
 size_t cuda_scratch_moe_experts(const op_call *call); /* of both rungs */
 

@@ -60,7 +60,7 @@ typedef struct {
     int64_t xk_row, xv_row;
     int first, n_tok; /* of expanded tokens, else 0 and no limit */
     cu_batch batch;
-    int seq0, group, heads, n_splits, window;
+    int seq0, group, heads, kv_heads, n_splits, window; /* kv_heads: of shares as in wide_work.cuh */
     float scale_log2; /* scale * log2(e) */
     cu_bf16 *out;
     int64_t out_stride;
@@ -169,7 +169,7 @@ template <typename S> static __device__ __forceinline__ flash_span span_of(const
     int each = max(end - begin + a.n_splits - 1, 0) / a.n_splits;
     s.tile0 = min(begin + s.split * each, end);
     s.tile1 = min(s.tile0 + each, end);
-    s.clear_slots = a.window > 0 ? 0 : b.seq_prefix[s.seq];
+    s.clear_slots = a.window > 0 ? 0 : b.mask ? b.seq_prefix[s.seq] : slot0 + first_row + 1;
     return s;
 }
 
@@ -623,6 +623,29 @@ static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int
     flash_join_kernel<<<all, JOIN_THREADS, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out, a.out_stride,
                                                                 a.lse, a.lse_stride);
     return cu_launched(name, e);
+}
+
+/* What all kernels of attn_gqa are told. */
+static inline flash_args cuda_gqa_args(const op_attn_gqa *o)
+{
+    flash_args a = {};
+    a.q = a.q2 = (const cu_bf16 *)o->q.data;
+    a.q_stride = o->q.stride;
+    a.q_step = o->head_dim;
+    a.kv = cu_cache_of(&o->kv);
+    a.k_off = o->k_off;
+    a.v_off = o->v_off;
+    a.k_step = a.v_step = o->head_dim;
+    a.n_tok = INT32_MAX;
+    a.batch = cu_batch_of(o->batch);
+    a.group = o->heads / o->kv_heads;
+    a.heads = o->heads;
+    a.kv_heads = o->kv_heads;
+    a.window = o->window;
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    return a;
 }
 
 /* 16-byte pieces everywhere: base and strides are whole multiples of 8 values. */

@@ -33,31 +33,15 @@ size_t cuda_scratch_flash_gqa(const op_call *call)
         bytes = flash_part_bytes<many_##dim>(flash_blocks_an_sm<many_##dim>() * 2);
     EACH_DIM(BYTES)
 #undef BYTES
-    return bytes;
+    return bytes > cuda_scratch_few_gqa() ? bytes : cuda_scratch_few_gqa();
 }
 
 template <typename S> static tpl_code run(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
 {
     const batch_view *b = o->batch;
-    int group = o->heads / o->kv_heads;
-    int64_t vectors = (int64_t)b->max_seq_rows * group, tokens = cu_kept(o->kv.mod, 0, b->max_slots);
-    flash_args a = {};
-    a.q = a.q2 = (const cu_bf16 *)o->q.data;
-    a.q_stride = o->q.stride;
-    a.q_step = o->head_dim;
-    a.kv = cu_cache_of(&o->kv);
-    a.k_off = o->k_off;
-    a.v_off = o->v_off;
-    a.k_step = a.v_step = o->head_dim;
-    a.n_tok = INT32_MAX;
-    a.batch = cu_batch_of(b);
-    a.group = group;
-    a.heads = o->heads;
-    a.window = o->window;
+    int64_t vectors = (int64_t)b->max_seq_rows * (o->heads / o->kv_heads), tokens = cu_kept(o->kv.mod, 0, b->max_slots);
+    flash_args a = cuda_gqa_args(o);
     a.n_splits = flash_splits<S>(vectors, o->kv_heads, b->n_seqs, tokens, flash_blocks_an_sm<S>());
-    a.scale_log2 = o->scale * 1.44269504f;
-    a.out = (cu_bf16 *)o->out.data;
-    a.out_stride = o->out.stride;
     a.finish = true;
     return flash_launch<S>(ctx, a, vectors, o->kv_heads, b->n_seqs, tokens, "attn_gqa", e);
 }
@@ -68,6 +52,8 @@ tpl_code cuda_flash_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     bool few = (int64_t)o->batch->max_seq_rows * (o->heads / o->kv_heads) <= 16;
     if (o->batch->n_rows == 0)
         return TPL_OK;
+    if (cuda_few_has_gqa(o))
+        return cuda_few_gqa(ctx, o, e);
 #define RUN(dim)                                                                                                       \
     if (o->head_dim == dim)                                                                                            \
         return few ? run<few_##dim>(ctx, o, e) : run<many_##dim>(ctx, o, e);

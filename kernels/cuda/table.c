@@ -136,6 +136,27 @@ static bool supports_matrix_units(const op_call *call)
     }
 }
 
+/* The third rung: warpgroups of compute capability 9.0. */
+static bool has_wide(void)
+{
+    return has_card() && cuda_wide_is_here();
+}
+
+static bool supports_wide(const op_call *call)
+{
+    call_parts p = call_split(call);
+    if (!supports(call) || act_of(call, &p) != DT_BF16 || (p.kv && p.kv->dtype != DT_BF16))
+        return false;
+    switch (call->kind) {
+    case OP_ATTN_LATENT:
+        return cuda_wide_has_latent(&call->attn_latent);
+    case OP_ATTN_GQA:
+        return cuda_wide_has_gqa(&call->attn_gqa);
+    default:
+        return call->kind == OP_ATTN_MHA && cuda_wide_has_mha(&call->attn_mha);
+    }
+}
+
 static size_t scratch_bytes(const op_call *call)
 {
     switch (call->kind) {
@@ -167,10 +188,27 @@ static size_t scratch_bytes(const op_call *call)
      .scratch_bytes = scratch_,                                                                                        \
      .run = run_},
 
-const kernel_row table_cuda_rows[] = {OP_LIST(ROW) ROW_2(OP_ATTN_LATENT, cuda_scratch_flash_latent, cuda_flash_latent)
-                                          ROW_2(OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_flash_gqa)
-                                              ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha) ROW_2(
-                                                  OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)};
+#define ROW_3(kind, scratch_, run_)                                                                                    \
+    {.op = kind,                                                                                                       \
+     .backend = "cuda",                                                                                                \
+     .name = "cuda_wgmma",                                                                                             \
+     .available = has_wide,                                                                                            \
+     .supports = supports_wide,                                                                                        \
+     .scratch_bytes = scratch_,                                                                                        \
+     .run = run_},
+
+/* clang-format off */
+const kernel_row table_cuda_rows[] = {
+    OP_LIST(ROW)
+    ROW_2(OP_ATTN_LATENT, cuda_scratch_flash_latent, cuda_flash_latent)
+    ROW_2(OP_ATTN_GQA, cuda_scratch_flash_gqa, cuda_flash_gqa)
+    ROW_2(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_flash_mha)
+    ROW_2(OP_MOE_EXPERTS, cuda_scratch_moe_experts, cuda_grouped_experts)
+    ROW_3(OP_ATTN_LATENT, cuda_scratch_wide_latent, cuda_wide_latent)
+    ROW_3(OP_ATTN_GQA, cuda_scratch_wide_gqa, cuda_wide_gqa)
+    ROW_3(OP_ATTN_MHA, cuda_scratch_attn_mha, cuda_wide_mha)
+};
+/* clang-format on */
 const int table_n_cuda = sizeof table_cuda_rows / sizeof *table_cuda_rows;
 
 const kernel_join table_cuda_joins[] = {

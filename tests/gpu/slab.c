@@ -233,7 +233,7 @@ int slab_check(slab *s, const slab_case *c, const char *what)
     memcpy(s->before, s->host, s->used);
     run_ref(c, what);
     for (int i = 0; i < n; i++) {
-        if (strcmp(rows[i]->backend, "cuda") != 0 || !rows[i]->supports(&c->call))
+        if (strcmp(rows[i]->backend, "cuda") != 0 || !rows[i]->available() || !rows[i]->supports(&c->call))
             continue;
         run_card(s, rows[i], c, what);
         compare(s, c, 1, what, rows[i]->name);

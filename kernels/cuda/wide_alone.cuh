@@ -1,0 +1,163 @@
+/* wide_alone.cuh - decode attention of warpgroups that hold all columns of 64 vectors and need no other: each has vectors
+ * of its own where a block has 128, else every second tile of the same ones, which are joined as parts. And how decode
+ * attention on warpgroups is launched.
+ * For:    wide_latent.cu, wide_gqa.cu.
+ * Enter:  kernels/cuda only.
+ * Owns:   nothing.
+ * Fails:  launches turn CUDA's errors into TPL_E_DEVICE with the operation's name. */
+#ifndef TPL_KERNELS_CUDA_WIDE_ALONE_CUH
+#define TPL_KERNELS_CUDA_WIDE_ALONE_CUH
+
+#include <cudaTypedefs.h>
+
+#include "kernels/cuda/wide.cuh"
+
+template <typename S>
+static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
+{
+    enum { N = S::DV / 8, TURNS = S::MT == 64 };
+    static_assert(!TURNS || S::STAGES % 2 == 0, "a stage belongs to one warpgroup");
+    wide_run run = run_open(a, n_seqs, S::TN);
+    wide_piece p;
+    unsigned n_pieces = 0, n_tiles = 0;
+    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, half = TURNS ? 0 : wg;
+    int m0 = blockIdx.x * S::MT;
+    uint64_t q = wide_operand(space + half * 64 * 128, 0);
+    float o[N][4], v[8][4];
+    unsigned prob[4][4];
+    while (run_next(a, &run, &p)) {
+        if (m0 >= p.n_vectors)
+            continue;
+        wide_rows w = wide_rows_of(a, p, m0 + half * 64, p.kv_head * a.group);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+        barrier_wait(bar.queries, n_pieces & 1);
+        wide_show();
+        for (int tile = p.tile0; tile < p.tile1; tile++, n_tiles++) {
+            unsigned stage = n_tiles % S::STAGES, turn = n_tiles / S::STAGES;
+            char *at = space + S::QUERIES + stage * S::STAGE;
+            if (TURNS && (int)n_tiles % 2 != wg)
+                continue;
+            await_tile<S>(bar.tile + stage, turn & 1);
+            wide_scores<S>(q, wide_operand(at, 0), v);
+            wide_wait<0>();
+            wide_pin(v);
+            wide_mask(a, p, tile * S::TN, w, v);
+            wide_soften(a.scale_log2, &w, v);
+            wide_pack(v, prob);
+            wide_shrink(w.keep, o);
+            clear_end<S>(p, tile, 0, S::V_BLOCKS, at + S::VALUES);
+            uint64_t values = wide_operand(at + S::VALUES, S::TILE_BLOCK);
+            wide_begin();
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                wide_values<N>(o, prob[i], wide_ahead(values, i * 2048));
+            wide_commit();
+            wide_wait<0>();
+            wide_pin(o);
+            release_tile(bar.free_tile + stage);
+        }
+        if (lane == 0)
+            barrier_arrive(bar.free_queries);
+        wide_sum_lanes(&w);
+        int64_t part = !TURNS && p.tile1 - p.tile0 == p.tiles
+                           ? -1
+                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1 + TURNS, TURNS ? wg : 0);
+        wide_store<N>(a, w, S::DV, 0, part, S::MT, half * 64, o);
+        n_pieces++;
+    }
+}
+
+template <typename S>
+static __global__ void __launch_bounds__(S::THREADS, 1)
+    alone_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
+{
+    extern __shared__ __align__(1024) char space_alone[];
+    wide_barriers bar = barriers_of<S>(space_alone);
+    if (threadIdx.x == 0)
+        barriers_open<S>(bar, S::MT == 64 ? 4 : 8);
+    __syncthreads();
+    if (threadIdx.x >= 256) {
+        registers_down<40>();
+        bring<S>(a, &map, n_seqs, space_alone, bar);
+    } else {
+        registers_up<232>();
+        alone_multiply<S>(a, n_seqs, space_alone, bar);
+    }
+}
+
+/* ---- launching ---- */
+
+/* How a call is cut: tiles of vectors, runs, parts of a piece. */
+typedef struct {
+    int n_m, n_runs, halves;
+} wide_cut;
+
+/* `work_ns`: of a tile on a block. */
+template <typename S>
+static wide_cut wide_cut_of(const kv_view *kv, const batch_view *b, int64_t vectors, int kv_heads, double work_ns)
+{
+    enum { TURNS = S::DV < 512 && S::MT == 64 };
+    int64_t tiles = (cu_kept(kv->mod, 0, b->max_slots) + S::TN - 1) / S::TN;
+    wide_cut c = {.n_m = (int)((vectors + S::MT - 1) / S::MT), .n_runs = 1, .halves = 1 + TURNS};
+    int64_t most = c.n_m > 0 ? cuda_sm_count() / c.n_m : 1;
+    double parts = 2.0 * S::MT * S::DV * sizeof(float) * c.halves * c.n_m;
+    wide_price p = {.work_ns = work_ns, .tile_ns = S::STAGE / 3e3, .parts_ns = parts / 3e3};
+    c.n_runs = cheapest_runs(p, most < 1 ? 1 : most, (int64_t)b->n_seqs * kv_heads, tiles < 1 ? 1 : tiles);
+    return c;
+}
+
+/* Parts of the largest launch that has any: its blocks fit the card at once. `vectors`: of a block, all halves. */
+static inline size_t wide_scratch_bytes(size_t vectors, size_t dv)
+{
+    return (size_t)cuda_sm_count() * 2 * vectors * (dv + 1) * sizeof(float) + 256;
+}
+
+template <typename S> static void wide_lay_parts(kernel_ctx *ctx, wide_cut c, flash_args *a)
+{
+    int64_t parts = (int64_t)c.n_runs * 2 * c.n_m * c.halves;
+    a->part_o = (float *)ctx->scratch;
+    a->part_lse = a->part_o + parts * S::MT * S::DV;
+}
+
+template <typename S>
+static tpl_code wide_finish(kernel_ctx *ctx, const flash_args &a, wide_cut c, int n_seqs, const char *name, tpl_err *e)
+{
+    if (c.n_runs == 1 && c.halves == 1)
+        return TPL_OK;
+    wide_join j = {a.part_o, a.part_lse, c.n_runs, n_seqs, S::TN, S::MT, c.n_m, c.halves, S::DV, c.halves == 1};
+    return join_runs(ctx, a, j, a.heads, name, e);
+}
+
+/* The cache as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
+static inline bool map_of(const kv_view *kv, CUtensorMap *map)
+{
+    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    cudaDriverEntryPointQueryResult found;
+    cuuint64_t size[2] = {(cuuint64_t)kv->width, INT32_MAX}, stride[1] = {(cuuint64_t)kv->width * sizeof(cu_bf16)};
+    cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
+    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
+                                                     &found) != cudaSuccess ||
+                    found != cudaDriverEntryPointSuccess))
+        return false;
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kv->pages, size, stride, box, step,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <typename S, typename K, typename... A>
+static tpl_code wide_launch(kernel_ctx *ctx, K *kernel, wide_cut c, const char *name, tpl_err *e, const A &...args)
+{
+    static unsigned ready;
+    cudaError_t rc = cudaSuccess;
+    if (!cu_done_here(&ready))
+        rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
+    if (rc != cudaSuccess)
+        return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s",
+                        (int)S::SHARED_BYTES, cudaGetErrorString(rc));
+    kernel<<<dim3((unsigned)c.n_m, (unsigned)c.n_runs), S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(args...);
+    return cu_launched(name, e);
+}
+
+#endif

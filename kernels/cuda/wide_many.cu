@@ -1,0 +1,394 @@
+/* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query vectors, 64 a
+ * warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and values in.
+ * A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax runs beside
+ * both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units
+ * check  ref, tolerance "bf16_attn". */
+#include "kernels/cuda/wide.cuh"
+
+/* Columns of keys: K1 expanded or cached, K2 cached; of values. */
+template <int K1_, int K2_, int DV_> struct many_shape {
+    enum {
+        K1 = K1_ / 64,
+        BLOCKS = (K1_ + K2_) / 64,
+        DV = DV_,
+        MT = 128,
+        TN = 64,
+        STAGES = 4,
+        QUERY_BLOCK = MT * 128, /* bytes of 64 columns */
+        BLOCK = TN * 128,
+        QUERIES = BLOCKS * QUERY_BLOCK,
+        KEYS = BLOCKS * BLOCK,
+        STAGE = KEYS + DV_ / 64 * BLOCK,
+        SHARED_BYTES = QUERIES + STAGES * STAGE + 8 * (1 + 4 * STAGES),
+        THREADS = 384
+    };
+};
+
+typedef struct {
+    uint64_t *queries, *keys, *values, *free_keys, *free_values; /* all but the first: one a stage */
+} many_barriers;
+
+template <typename S> static __device__ __forceinline__ many_barriers many_barriers_of(char *space)
+{
+    uint64_t *at = (uint64_t *)(space + S::QUERIES + S::STAGES * S::STAGE);
+    return {at, at + 1, at + 1 + S::STAGES, at + 1 + 2 * S::STAGES, at + 1 + 3 * S::STAGES};
+}
+
+/* The block's vectors and tokens; longest first. */
+template <typename S> static __device__ __forceinline__ wide_piece many_piece(const flash_args &a, int *m0)
+{
+    wide_piece p;
+    const cu_batch &b = a.batch;
+    p.seq = a.seq0 + blockIdx.z;
+    p.row0 = b.seq_row0[p.seq];
+    int rows = b.seq_row0[p.seq + 1] - p.row0, slot0 = cu_slot0(b, p.seq);
+    p.n_vectors = rows * a.group;
+    *m0 = (gridDim.x - 1 - blockIdx.x) * S::MT;
+    int first_row = min(*m0 / a.group, rows), last_row = min((*m0 + S::MT - 1) / a.group, rows - 1);
+    int seen = b.mask ? slot0 + rows : slot0 + last_row + 1;
+    int from = a.window > 0 ? max(0, slot0 + first_row - a.window + 1) : 0;
+    p.n_tok = min(cu_kept(a.kv.mod, a.kv.rem, seen), a.first + a.n_tok);
+    p.tile0 = max(cu_kept(a.kv.mod, a.kv.rem, from), a.first) / S::TN;
+    p.tile1 = max((p.n_tok + S::TN - 1) / S::TN, p.tile0);
+    p.clear_slots = a.window > 0 ? 0 : b.mask ? b.seq_prefix[p.seq] : slot0 + first_row + 1;
+    p.kv_head = blockIdx.y;
+    p.tiles = p.place = 0;
+    return p;
+}
+
+/* ---- bringing in ---- */
+
+template <typename S>
+static __device__ __forceinline__ void many_bring_queries(const flash_args &a, const wide_piece &p, int m0, char *to)
+{
+    int warp = threadIdx.x / 32 % 4, c = threadIdx.x % 8;
+#pragma unroll 2
+    for (int r = warp * 4 + threadIdx.x % 32 / 8; r < S::MT; r += 16) {
+        int m = m0 + r;
+        bool there = m < p.n_vectors;
+        int64_t row = p.row0 + (there ? m / a.group : 0), head = blockIdx.y * a.group + (there ? m % a.group : 0);
+        const cu_bf16 *q = a.q + row * a.q_stride + head * a.q_step + c * 8;
+        const cu_bf16 *q2 = a.q2 + row * a.q2_stride + head * a.q2_step + c * 8;
+        char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; b++)
+            copy_chunk((uint4 *)(at + b * S::QUERY_BLOCK), b < S::K1 ? q + b * 64 : q2 + (b - S::K1) * 64, there);
+    }
+}
+
+/* The row of the cache that holds token t; -1 where the block has no such token. */
+static __device__ __forceinline__ int many_find(const flash_args &a, const wide_piece &p, int t)
+{
+    if (t < a.first || t >= p.n_tok)
+        return -1;
+    int page = a.kv.table[(int64_t)p.seq * a.kv.max_pages + t / a.kv.page_tok];
+    return page * a.kv.page_tok + t % a.kv.page_tok;
+}
+
+/* Key columns and value columns of this block's head, of token t in row `row` of the cache. */
+static __device__ __forceinline__ const cu_bf16 *many_keys_at(const flash_args &a, int t, int64_t row)
+{
+    return (a.xk ? a.xk + (int64_t)(t - a.first) * a.xk_row : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.k_off) +
+           (int64_t)blockIdx.y * a.k_step;
+}
+
+static __device__ __forceinline__ const cu_bf16 *many_values_at(const flash_args &a, int t, int64_t row)
+{
+    return (a.xv ? a.xv + (int64_t)(t - a.first) * a.xv_row : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.v_off) +
+           (int64_t)blockIdx.y * a.v_step;
+}
+
+template <typename S>
+static __device__ __forceinline__ void many_bring(const flash_args &a, const wide_piece &p, int m0, char *space,
+                                                  many_barriers bar)
+{
+    int r0 = threadIdx.x / 32 % 4 * 4 + threadIdx.x % 32 / 8, c = threadIdx.x % 8; /* rows r0, r0 + 16, ... */
+    int turned = r0 * 128 + ((c ^ (r0 & 7)) << 4);
+    many_bring_queries<S>(a, p, m0, space);
+    barrier_arrive_after_copies(bar.queries);
+    for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
+        int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN + r0, rows[4];
+        char *to = space + S::QUERIES + stage * S::STAGE + turned;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            rows[k] = many_find(a, p, t0 + k * 16);
+        barrier_wait(bar.free_keys + stage, ~turn & 1);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            bool there = rows[k] >= 0;
+            const cu_bf16 *keys = many_keys_at(a, there ? t0 + k * 16 : a.first, there ? rows[k] : 0) + c * 8;
+            const cu_bf16 *more =
+                (const cu_bf16 *)a.kv.pages + (there ? (int64_t)rows[k] * a.kv.width : 0) + a.k2_off + c * 8;
+#pragma unroll
+            for (int b = 0; b < S::BLOCKS; b++)
+                copy_chunk((uint4 *)(to + k * 2048 + b * S::BLOCK), b < S::K1 ? keys + b * 64 : more + (b - S::K1) * 64,
+                           there);
+        }
+        barrier_arrive_after_copies(bar.keys + stage);
+        barrier_wait(bar.free_values + stage, ~turn & 1);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            bool there = rows[k] >= 0;
+            const cu_bf16 *values = many_values_at(a, there ? t0 + k * 16 : a.first, there ? rows[k] : 0) + c * 8;
+#pragma unroll
+            for (int b = 0; b < S::DV / 64; b++)
+                copy_chunk((uint4 *)(to + S::KEYS + k * 2048 + b * S::BLOCK), values + b * 64, there);
+        }
+        barrier_arrive_after_copies(bar.values + stage);
+    }
+    copies_wait<0>();
+}
+
+/* ---- multiplying ---- */
+
+/* The scores of the block's tile n, once its keys are there; under way on return. */
+template <typename S>
+static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int n, many_barriers bar, float (&v)[8][4])
+{
+    uint64_t k = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE, 0);
+    barrier_wait(bar.keys + n % S::STAGES, n / S::STAGES & 1);
+    wide_show();
+    wide_begin();
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; b++)
+#pragma unroll
+        for (int step = 0; step < 4; step++)
+            wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::BLOCK + step * 32),
+                          b + step > 0);
+    wide_commit();
+}
+
+template <typename S>
+static __device__ __forceinline__ void many_values(const unsigned (&prob)[4][4], char *space, int n, many_barriers bar,
+                                                   float (&o)[S::DV / 8][4])
+{
+    uint64_t v = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE + S::KEYS, S::BLOCK);
+    barrier_wait(bar.values + n % S::STAGES, n / S::STAGES & 1);
+    wide_show();
+    wide_begin();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        wide_values<S::DV / 8>(o, prob[i], wide_ahead(v, i * 2048));
+    wide_commit();
+}
+
+/* The tile's keys are done with. */
+template <typename S>
+static __device__ __forceinline__ void many_soften(const flash_args &a, const wide_piece &p, int n, many_barriers bar,
+                                                   wide_rows *w, float (&v)[8][4])
+{
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(bar.free_keys + n % S::STAGES);
+    wide_mask(a, p, (p.tile0 + n) * S::TN, *w, v);
+    wide_soften(a.scale_log2, w, v);
+}
+
+/* What earlier blocks of tokens have left is joined; to out where this is the last one. */
+template <typename S>
+static __device__ __forceinline__ void many_store(const flash_args &a, const wide_rows &w, float (&o)[S::DV / 8][4])
+{
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int64_t at = w.row[i] * a.heads + w.head[i];
+        float own = w.sum[i] > 0 ? (w.top[i] * a.scale_log2 + log2f(w.sum[i])) * 0.69314718f : -INFINITY;
+        float old = a.join && w.there[i] ? a.part_lse[at] : -INFINITY, top = fmaxf(own, old);
+        float lse = top == -INFINITY ? top : top + logf(expf(own - top) + expf(old - top));
+        float by_new = w.sum[i] > 0 ? expf(own - lse) / w.sum[i] : 0.f, by_old = old > -INFINITY ? expf(old - lse) : 0.f;
+        __syncwarp(); /* all four lanes of a vector have read its state */
+        if (!w.there[i])
+            continue;
+        float *part = a.part_o + at * S::DV + lane % 4 * 2;
+        cu_bf16 *out = a.out + w.row[i] * a.out_stride + (int64_t)w.head[i] * S::DV + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < S::DV / 8; n++) {
+            float x = o[n][2 * i] * by_new, y = o[n][2 * i + 1] * by_new;
+            if (a.join && by_old > 0) {
+                float2 state = *(float2 *)(part + n * 8);
+                x += by_old * state.x;
+                y += by_old * state.y;
+            }
+            if (!a.finish) {
+                *(float2 *)(part + n * 8) = make_float2(x, y);
+                continue;
+            }
+            unsigned *to = (unsigned *)(out + n * 8);
+            if (a.accumulate) {
+                __nv_bfloat162 had = *(__nv_bfloat162 *)to;
+                x += __low2float(had);
+                y += __high2float(had);
+            }
+            *to = pack(x, y);
+        }
+        if (lane % 4 == 0 && !a.finish)
+            a.part_lse[at] = lse;
+    }
+}
+
+template <typename S>
+static __device__ __forceinline__ void many_multiply(const flash_args &a, const wide_piece &p, int m0, char *space,
+                                                     many_barriers bar)
+{
+    int wg = threadIdx.x / 128, lane = threadIdx.x % 32, n_tiles = p.tile1 - p.tile0;
+    uint64_t q = wide_operand(space + wg * 64 * 128, 0);
+    wide_rows w = wide_rows_of(a, p, m0 + wg * 64, blockIdx.y * a.group);
+    float o[S::DV / 8][4], v[8][4];
+    unsigned prob[4][4];
+#pragma unroll
+    for (int n = 0; n < S::DV / 8; n++)
+        o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+    barrier_wait(bar.queries, 0);
+    if (n_tiles > 0) {
+        many_scores<S>(q, space, 0, bar, v);
+        wide_wait<0>();
+        wide_pin(v);
+        many_soften<S>(a, p, 0, bar, &w, v);
+        wide_pack(v, prob);
+        for (int n = 1; n < n_tiles; n++) {
+            many_scores<S>(q, space, n, bar, v);
+            many_values<S>(prob, space, n - 1, bar, o);
+            wide_wait<1>();
+            wide_pin(v);
+            many_soften<S>(a, p, n, bar, &w, v);
+            wide_before(w.sum[0] + w.sum[1]);
+            wide_wait<0>();
+            wide_pin(o);
+            wide_pin(v);
+            if (lane == 0)
+                barrier_arrive(bar.free_values + (n - 1) % S::STAGES);
+            wide_shrink(w.keep, o);
+            wide_pack(v, prob);
+        }
+        many_values<S>(prob, space, n_tiles - 1, bar, o);
+        wide_wait<0>();
+        wide_pin(o);
+    }
+    wide_sum_lanes(&w);
+    many_store<S>(a, w, o);
+}
+
+template <typename S>
+static __global__ void __launch_bounds__(S::THREADS, 1) many_kernel(const __grid_constant__ flash_args a)
+{
+    extern __shared__ __align__(1024) char space_many[];
+    many_barriers bar = many_barriers_of<S>(space_many);
+    int m0;
+    wide_piece p = many_piece<S>(a, &m0);
+    if (m0 >= p.n_vectors)
+        return;
+    if (threadIdx.x == 0) {
+        barrier_init(bar.queries, 128);
+        for (int i = 0; i < S::STAGES; i++) {
+            barrier_init(bar.keys + i, 128);
+            barrier_init(bar.values + i, 128);
+            barrier_init(bar.free_keys + i, 8);
+            barrier_init(bar.free_values + i, 8);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    if (threadIdx.x >= 256) {
+        registers_down<56>();
+        many_bring<S>(a, p, m0, space_many, bar);
+    } else {
+        registers_up<224>();
+        many_multiply<S>(a, p, m0, space_many, bar);
+    }
+}
+
+/* ---- launching ---- */
+
+typedef many_shape<128, 64, 128> mha_128;
+typedef many_shape<128, 0, 128> gqa_128;
+
+template <typename S>
+static tpl_code launch(kernel_ctx *ctx, const flash_args &a, int64_t vectors, int kv_heads, int n_seqs, const char *name,
+                       tpl_err *e)
+{
+    static unsigned ready;
+    if (!cu_done_here(&ready)) {
+        cudaError_t rc =
+            cudaFuncSetAttribute(many_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
+        if (rc != cudaSuccess)
+            return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s", (int)S::SHARED_BYTES,
+                            cudaGetErrorString(rc));
+    }
+    dim3 grid((unsigned)((vectors + S::MT - 1) / S::MT), (unsigned)kv_heads, (unsigned)n_seqs);
+    if (grid.x == 0 || grid.z == 0)
+        return TPL_OK;
+    many_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a);
+    return cu_launched(name, e);
+}
+
+bool cuda_wide_has_mha(const op_attn_mha *o)
+{
+    return o->nope == 128 && o->rope == 64 && o->v_dim == 128 && o->scale >= 0 &&
+           flash_aligned(o->q.data, o->q.stride, o->rope_off, 0) &&
+           flash_aligned(o->kv.pages, o->kv.width, o->out.stride, 0) && (uintptr_t)o->out.data % 4 == 0;
+}
+
+static tpl_code run_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *x, int32_t seq, int32_t first,
+                          int32_t n, bool last, tpl_err *e)
+{
+    flash_args a = {};
+    a.q = (const cu_bf16 *)o->q.data;
+    a.q2 = a.q + o->nope;
+    a.q_stride = a.q2_stride = o->q.stride;
+    a.q_step = a.q2_step = o->nope + o->rope;
+    a.kv = cu_cache_of(&o->kv);
+    a.k2_off = o->rope_off;
+    a.k_step = o->nope;
+    a.v_step = o->v_dim;
+    a.xk = (const cu_bf16 *)x->keys;
+    a.xv = (const cu_bf16 *)x->values;
+    a.xk_row = (int64_t)o->heads * o->nope;
+    a.xv_row = (int64_t)o->heads * o->v_dim;
+    a.first = first;
+    a.n_tok = n;
+    a.batch = cu_batch_of(o->batch);
+    a.seq0 = seq;
+    a.group = 1;
+    a.heads = o->heads;
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    a.part_o = x->state;
+    a.part_lse = x->state_lse;
+    a.accumulate = o->accumulate;
+    a.join = first > 0;
+    a.finish = last;
+    return launch<mha_128>(ctx, a, o->batch->max_seq_rows, o->heads, 1, "attn_mha", e);
+}
+
+tpl_code cuda_wide_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_attn_mha *o = &call->attn_mha;
+    if (o->batch->n_rows == 0)
+        return TPL_OK;
+    mha_space x;
+    cuda_mha_layout(o, ctx->scratch, &x);
+    int32_t n_tok = cu_kept(o->kv.mod, 0, o->batch->max_slots), block = (int32_t)x.block_tok;
+    for (int32_t seq = 0; seq < o->batch->n_seqs; seq++)
+        for (int32_t first = 0; first < n_tok; first += block) {
+            int32_t n = n_tok - first < block ? n_tok - first : block;
+            TPL_TRY(cuda_mha_expand(ctx, o, &x, seq, first, n, e));
+            TPL_TRY(run_block(ctx, o, &x, seq, first, n, first + n >= n_tok, e));
+        }
+    return TPL_OK;
+}
+
+/* Blocks do not share their tokens with others: only where there are enough of them. */
+bool cuda_many_has_gqa(const op_attn_gqa *o)
+{
+    const batch_view *b = o->batch;
+    int64_t vectors = b ? (int64_t)b->max_seq_rows * (o->heads / o->kv_heads) : 0;
+    return o->head_dim == 128 && vectors > 64 &&
+           (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2;
+}
+
+tpl_code cuda_many_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
+{
+    flash_args a = cuda_gqa_args(o);
+    a.finish = true;
+    return launch<gqa_128>(ctx, a, (int64_t)o->batch->max_seq_rows * a.group, o->kv_heads, o->batch->n_seqs, "attn_gqa", e);
+}
