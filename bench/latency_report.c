@@ -14,6 +14,7 @@ typedef struct {
     const char *base_id;
     pair_mode mode;
     double bound_ms;
+    char bound_by[BOUND_TEXT];
 } row_parts;
 
 static tpl_code plan_of(const lat_cell *c, plan **out, tpl_err *e)
@@ -29,15 +30,19 @@ static batch_shape step_shape(const lat_cell *c)
     return shape;
 }
 
-static double bound_of(const lat_cell *c)
+/* `by`, if not NULL, says which ceilings it is made of. */
+static double bound_of(const lat_cell *c, char by[BOUND_TEXT])
 {
     const latency_request *q = c->q;
+    int sharers = lat_sharers(q, c->tp);
     plan *p;
     if (plan_of(c, &p, NULL) != TPL_OK)
         return NAN;
     batch_shape shape = step_shape(c);
-    double ms =
-        bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), lat_sharers(q, c->tp)) / 1e3;
+    double ms = bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), sharers) / 1e3;
+    bound_parts parts = bound_plan_parts(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), sharers);
+    if (by)
+        bound_describe(&parts, by);
     plan_destroy(p);
     return ms;
 }
@@ -75,6 +80,7 @@ static void fill_times(const row_parts *p, rs_row *r)
     set_real(r, LAT_comm_exposed_ms, (isfinite(c->alone_us) ? c->joint_us / 1e3 : tpot_ms) - c->silent_us / 1e3);
     row_set_text(r, LAT_comm_source, c->q->ranks == RANKS_SOLO ? "none" : "measured");
     set_real(r, LAT_bound_ms, p->bound_ms);
+    row_set_text(r, LAT_bound_by, p->bound_by);
     set_real(r, LAT_bound_frac, p->bound_ms / tpot_ms);
     row_set_int(r, LAT_n_samples, p->tpot->n_cold);
     row_set_int(r, LAT_n_discarded, p->tpot->n_discarded);
@@ -263,11 +269,12 @@ tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tp
     bool wrong = false;
     const lat_cell *first = &g->cells[0];
     rs_cell_id base = lat_cell_id(first);
-    pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first), &g->tpot[0])};
+    pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first, NULL), &g->tpot[0])};
     for (int i = 0; i < g->n && rc == TPL_OK; i++) {
         lat_cell *c = &g->cells[i];
         row_parts p = {
-            .c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode, .bound_ms = bound_of(c)};
+            .c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode};
+        p.bound_ms = bound_of(c, p.bound_by);
         pair_ratio ratio;
         if (i > 0) {
             pair_side side = {&g->tpot[i], kernels_frac(c, p.bound_ms, &g->tpot[i])};

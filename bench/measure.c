@@ -455,3 +455,19 @@ tpl_code measure_run(const bench_target *targets, int n, const measure_options *
     loop_fini(&l);
     return rc;
 }
+
+static tpl_code run_nothing(void *self, tpl_err *e)
+{
+    return TPL_OK;
+}
+
+tpl_code measure_overhead(double *us, tpl_err *e)
+{
+    bench_target empty = {.run = run_nothing};
+    measure_options o = {.min_samples = 400, .hot_samples = -1};
+    measure_result r;
+    tpl_code rc = measure_run(&empty, 1, &o, &r, e);
+    *us = r.cold.median;
+    measure_result_fini(&r);
+    return rc;
+}

@@ -119,7 +119,8 @@
     X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
     X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
     X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped") \
-    X(ttft_ms_modelled, REAL, VALUE, "ms", "ttft_ms and the modelled communication of the prefill together")
+    X(ttft_ms_modelled, REAL, VALUE, "ms", "ttft_ms and the modelled communication of the prefill together") \
+    X(bound_by,    TEXT, VALUE,  "", "ceilings that bound_ms is made of, by share: `read`, `copy`, `update`, or matrix products `f32`, `bf16`")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
@@ -155,7 +156,8 @@
     X(ratio_lo,    REAL, VALUE,  "", "lower end of its bootstrap 95% interval") \
     X(ratio_hi,    REAL, VALUE,  "", "upper end of its bootstrap 95% interval") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(bound_by,    TEXT, VALUE,  "", "ceilings that bound_us is made of, by share: `read`, `copy`, `update`, or matrix products `f32`, `bf16`")
 
 #define RS_SPECULATE_COLUMNS(X) \
     X(base,        TEXT, CONFIG, "", "name of the base checkpoint") \

@@ -75,20 +75,13 @@ Test(measure, short_runs_are_batched_when_hot)
     measure_result_fini(&r);
 }
 
-static tpl_code run_nothing(void *self, tpl_err *e)
-{
-    return TPL_OK;
-}
-
+/* The budget is 0.5 us; a loaded machine may take longer. */
 Test(measure, overhead_of_a_sample_on_this_machine)
 {
-    bench_target empty = {.run = run_nothing};
-    measure_result r;
-    measure_options o = {.min_samples = 400, .hot_samples = -1};
-    cr_assert(measure_run(&empty, 1, &o, &r, &err) == TPL_OK);
-    printf("# timer and loop overhead: median %.3f us a sample (budget 0.5 us)\n", r.cold.median);
-    cr_expect(r.cold.n >= 400 && r.cold.median >= 0 && r.cold.median < 1000);
-    measure_result_fini(&r);
+    double us = -1;
+    cr_assert(measure_overhead(&us, &err) == TPL_OK);
+    printf("# timer and loop overhead: median %.3f us a sample (budget 0.5 us)\n", us);
+    cr_expect(us >= 0 && us < 5);
 }
 
 Test(measure, times_are_per_unit)
