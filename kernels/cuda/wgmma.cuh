@@ -167,6 +167,14 @@ static __device__ __forceinline__ void barrier_init(uint64_t *at, int n)
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(smem_at(at)), "r"(n) : "memory");
 }
 
+/* By the thread that has initialised them. */
+static __device__ __forceinline__ void barriers_stand()
+{
+#if WIDE_CODE
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
 static __device__ __forceinline__ void barrier_arrive(uint64_t *at)
 {
     asm volatile("{.reg .b64 s; mbarrier.arrive.shared.b64 s, [%0];}" ::"r"(smem_at(at)) : "memory");
@@ -230,6 +238,16 @@ template <int N> static __device__ __forceinline__ void registers_up()
 {
 #if WIDE_CODE
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+
+/* Four 8 x 8 tiles of a warp's first operand to shared memory; lane l says where row l % 8 of tile l / 8 begins. */
+static __device__ __forceinline__ void store_x4(void *at, const unsigned (&r)[4])
+{
+#if WIDE_CODE
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem_at(at)), "r"(r[0]),
+                 "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
 #endif
 }
 

@@ -66,7 +66,7 @@ template <typename S> static __device__ __forceinline__ void barriers_open(wide_
         barrier_init(b.tile + i, S::WAY == BY_CHUNKS ? 128 : 1);
         barrier_init(b.free_tile + i, readers);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barriers_stand();
 }
 
 /* ---- bringing in: lane l of a warp brings chunk l % 8 of a row and block; four rows at a time ---- */
@@ -135,35 +135,21 @@ static __device__ __forceinline__ void bring_tile(const flash_args &a, const wid
     }
 }
 
-/* The box of 64 columns from x and TN rows from y. `hint`: what the L2 cache is to do with it. */
-static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full,
-                                                 uint64_t hint)
+/* The box of 64 columns from x and TN rows from y. */
+static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full)
 {
 #if WIDE_CODE
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-                 "[%1, {%3, %4}], [%2], %5;" ::"r"(smem_at(to)),
-                 "l"(map), "r"(smem_at(full)), "r"(x), "r"(y), "l"(hint)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+                 "[%2];" ::"r"(smem_at(to)),
+                 "l"(map), "r"(smem_at(full)), "r"(x), "r"(y)
                  : "memory");
 #endif
-}
-
-/* Tiles that one block alone reads are the first to leave the L2 cache; parts stay in it. */
-static __device__ __forceinline__ uint64_t box_hint(bool alone)
-{
-    uint64_t hint = 0;
-#if WIDE_CODE
-    if (alone)
-        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(hint));
-    else
-        asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(hint));
-#endif
-    return hint;
 }
 
 /* One thread. A sequence without a token here has no page: then nothing comes. */
 template <typename S>
 static __device__ __forceinline__ void bring_boxes(const flash_args &a, const wide_piece &p, const CUtensorMap *map, int y,
-                                                   char *to, uint64_t *full, uint64_t hint)
+                                                   char *to, uint64_t *full)
 {
     barrier_expect(full, y < 0 ? 0 : (int)S::STAGE);
     if (y < 0)
@@ -171,11 +157,10 @@ static __device__ __forceinline__ void bring_boxes(const flash_args &a, const wi
     int k = a.k_off + p.kv_head * a.k_step, v = a.v_off + p.kv_head * a.v_step;
 #pragma unroll
     for (int b = 0; b < S::K_BLOCKS; b++)
-        bring_box(map, b < S::K1_BLOCKS ? k + b * 64 : a.k2_off + (b - S::K1_BLOCKS) * 64, y, to + b * S::TILE_BLOCK, full,
-                  hint);
+        bring_box(map, b < S::K1_BLOCKS ? k + b * 64 : a.k2_off + (b - S::K1_BLOCKS) * 64, y, to + b * S::TILE_BLOCK, full);
 #pragma unroll
     for (int b = 0; b < S::OWN_V_BLOCKS; b++)
-        bring_box(map, v + b * 64, y, to + S::VALUES + b * S::TILE_BLOCK, full, hint);
+        bring_box(map, v + b * 64, y, to + S::VALUES + b * S::TILE_BLOCK, full);
 }
 
 static __device__ __forceinline__ int box_row(const flash_args &a, const wide_piece &p, int t0)
@@ -196,7 +181,6 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
     unsigned n_pieces = 0, n_tiles = 0;
     const cu_bf16 *from[4];
     int y = 0, m0 = blockIdx.x * S::MT;
-    uint64_t hint = S::WAY == BY_CHUNKS ? 0 : box_hint(gridDim.x == 1);
     while (run_next(a, &run, &p)) {
         if (m0 >= p.n_vectors)
             continue;
@@ -218,7 +202,7 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
                 if (tile + 1 < p.tile1)
                     find_tile<S>(a, p, tile + 1, from);
             } else {
-                bring_boxes<S>(a, p, map, y, to, bar.tile + stage, hint);
+                bring_boxes<S>(a, p, map, y, to, bar.tile + stage);
                 if (tile + 1 < p.tile1)
                     y = box_row(a, p, (tile + 1) * S::TN);
             }

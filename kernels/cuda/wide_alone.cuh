@@ -130,20 +130,26 @@ static tpl_code wide_finish(kernel_ctx *ctx, const flash_args &a, wide_cut c, in
     return join_runs(ctx, a, j, a.heads, name, e);
 }
 
-/* The cache as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
-static inline bool map_of(const kv_view *kv, CUtensorMap *map)
+/* Rows of bf16 as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
+static inline bool map_rows(const void *data, int64_t width, int64_t rows, CUtensorMap *map)
 {
     static PFN_cuTensorMapEncodeTiled_v12000 encode;
     cudaDriverEntryPointQueryResult found;
-    cuuint64_t size[2] = {(cuuint64_t)kv->width, INT32_MAX}, stride[1] = {(cuuint64_t)kv->width * sizeof(cu_bf16)};
+    cuuint64_t size[2] = {(cuuint64_t)width, (cuuint64_t)rows}, stride[1] = {(cuuint64_t)width * sizeof(cu_bf16)};
     cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
     if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
                                                      &found) != cudaSuccess ||
                     found != cudaDriverEntryPointSuccess))
         return false;
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kv->pages, size, stride, box, step,
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, size, stride, box, step,
                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* A cache whose pages are whole tiles; how many there are is not known here. */
+static inline bool map_cache(const kv_view *kv, CUtensorMap *map)
+{
+    return kv->page_tok % 64 == 0 && map_rows(kv->pages, kv->width, INT32_MAX, map);
 }
 
 template <typename S, typename K, typename... A>

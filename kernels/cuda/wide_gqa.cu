@@ -41,7 +41,7 @@ template <template <wide_way> class S>
 static tpl_code run_by(kernel_ctx *ctx, const flash_args &a, const op_attn_gqa *o, tpl_err *e)
 {
     CUtensorMap map = {};
-    if (o->kv.page_tok % 64 || !map_of(&o->kv, &map))
+    if (!map_cache(&o->kv, &map))
         return run<S<BY_CHUNKS>>(ctx, a, o, map, e);
     return run<S<BY_BOXES>>(ctx, a, o, map, e);
 }

@@ -41,10 +41,7 @@ static __device__ __forceinline__ void split_own(const flash_args &a, const wide
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int r = row + lane % 16, c = 2 * i + lane / 16;
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                         smem_at(s.probabilities + r * 128 + ((c ^ (r & 7)) << 4))),
-                     "r"(prob[i][0]), "r"(prob[i][1]), "r"(prob[i][2]), "r"(prob[i][3])
-                     : "memory");
+        store_x4(s.probabilities + r * 128 + ((c ^ (r & 7)) << 4), prob[i]);
     }
     if (lane % 4 == 0)
 #pragma unroll
@@ -223,7 +220,7 @@ template <template <wide_way> class S>
 static tpl_code run_by(kernel_ctx *ctx, const flash_args &a, const op_attn_latent *o, tpl_err *e)
 {
     CUtensorMap map = {};
-    if (o->kv.page_tok % 64 || !map_of(&o->kv, &map))
+    if (!map_cache(&o->kv, &map))
         return run<S<BY_CHUNKS>>(ctx, a, o, map, e);
     return run<S<BY_BOXES>>(ctx, a, o, map, e);
 }
