@@ -262,7 +262,7 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
     }
     for (int i = 0; i < vocab; i++)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
-    if (!first && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
+    if (c->n_itl > 0 && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
         TPL_TRY(lat_observe(c, e));
     if (c->n_itl > 0 && has_silence(c) && isnan(c->silent_us))
         TPL_TRY(time_silent(c, e));

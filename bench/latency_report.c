@@ -14,6 +14,7 @@ typedef struct {
     const char *base_id;
     pair_mode mode;
     double bound_ms;
+    char bound_by[BOUND_TEXT];
 } row_parts;
 
 static tpl_code plan_of(const lat_cell *c, plan **out, tpl_err *e)
@@ -29,15 +30,19 @@ static batch_shape step_shape(const lat_cell *c)
     return shape;
 }
 
-static double bound_of(const lat_cell *c)
+/* `by`, if not NULL, says which ceilings it is made of. */
+static double bound_of(const lat_cell *c, char by[BOUND_TEXT])
 {
     const latency_request *q = c->q;
+    int sharers = lat_sharers(q, c->tp);
     plan *p;
     if (plan_of(c, &p, NULL) != TPL_OK)
         return NAN;
     batch_shape shape = step_shape(c);
-    double ms =
-        bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), lat_sharers(q, c->tp)) / 1e3;
+    double ms = bound_plan_us(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), sharers) / 1e3;
+    bound_parts parts = bound_plan_parts(q->ceil, p, PHASE_DECODE, &shape, lat_types(q), lat_compute(q), sharers);
+    if (by)
+        bound_describe(&parts, by);
     plan_destroy(p);
     return ms;
 }
@@ -75,6 +80,7 @@ static void fill_times(const row_parts *p, rs_row *r)
     set_real(r, LAT_comm_exposed_ms, (isfinite(c->alone_us) ? c->joint_us / 1e3 : tpot_ms) - c->silent_us / 1e3);
     row_set_text(r, LAT_comm_source, c->q->ranks == RANKS_SOLO ? "none" : "measured");
     set_real(r, LAT_bound_ms, p->bound_ms);
+    row_set_text(r, LAT_bound_by, p->bound_by);
     set_real(r, LAT_bound_frac, p->bound_ms / tpot_ms);
     row_set_int(r, LAT_n_samples, p->tpot->n_cold);
     row_set_int(r, LAT_n_discarded, p->tpot->n_discarded);
@@ -224,6 +230,31 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     return rc;
 }
 
+/* Bytes that one rank sends for a decoded token; NaN: no plan. */
+static double bytes_sent(const lat_cell *c)
+{
+    plan *p;
+    batch_shape one = batch_shape_uniform(1, c->context, 1);
+    if (plan_create(model_cfg(lab_model(c->q->lab)), c->v, c->tp, 0, lat_plan_options(c->q), &p, NULL) != TPL_OK)
+        return NAN;
+    double bytes = plan_cost(p, PHASE_DECODE, &one, lat_types(c->q)).bytes_sent;
+    plan_destroy(p);
+    return bytes;
+}
+
+/* Ranks alone exchange nothing, so that only variants which would send the same may be compared. */
+static void refuse_other_communication(pair_ratio *ratio, const lat_cell *base, const lat_cell *c)
+{
+    double theirs = bytes_sent(base), own = bytes_sent(c);
+    if (c->q->ranks != RANKS_SOLO || ratio->status == RS_UNLIKE || theirs == own)
+        return;
+    ratio->status = RS_UNLIKE;
+    ratio->ratio = (bstat_ratio){NAN, NAN, NAN};
+    snprintf(ratio->reason, sizeof ratio->reason,
+             "no ratio: communication is not measured, and would be %.0f B a token against the baseline's %.0f", own,
+             theirs);
+}
+
 /* At batches of their own, tokens a second over tokens a second. */
 static void scale_ratio(pair_ratio *p, double by)
 {
@@ -238,16 +269,18 @@ tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tp
     bool wrong = false;
     const lat_cell *first = &g->cells[0];
     rs_cell_id base = lat_cell_id(first);
-    pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first), &g->tpot[0])};
+    pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first, NULL), &g->tpot[0])};
     for (int i = 0; i < g->n && rc == TPL_OK; i++) {
         lat_cell *c = &g->cells[i];
         row_parts p = {
-            .c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode, .bound_ms = bound_of(c)};
+            .c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode};
+        p.bound_ms = bound_of(c, p.bound_by);
         pair_ratio ratio;
         if (i > 0) {
             pair_side side = {&g->tpot[i], kernels_frac(c, p.bound_ms, &g->tpot[i])};
             ratio = pair_compare(base_side, side, g->mode, g->noise_floor, 1);
             scale_ratio(&ratio, (double)c->batch / first->batch);
+            refuse_other_communication(&ratio, first, c);
             p.ratio = &ratio;
         }
         wrong = wrong || g->tpot[i].status == RS_WRONG_ANSWER;

@@ -91,7 +91,7 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 }
 
 static const char shown[] = "op,shape,variant,backend=kernel,dtype,threads,batch,context_tok=context,query_tok=query,time_us=time,time_hot_us=hot,gb_s,tflop_s,"
-                            "bound_frac=of bound,n_wrong,ratio,ratio_lo=from,ratio_hi=to,status";
+                            "bound_frac=of bound,bound_by=bound by,n_wrong,ratio,ratio_lo=from,ratio_hi=to,status";
 
 static tpl_code print_list(const kernels_request *q, table_format format, tpl_err *e)
 {

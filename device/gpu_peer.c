@@ -253,11 +253,12 @@ bool gpu_peer_takes(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, in
     int64_t row = width * (int64_t)dtype_bytes(t);
     if ((t != DT_F32 && t != DT_BF16) || op == COMM_BROADCAST || rows < 1)
         return false;
+    if (op == COMM_ALL_REDUCE) /* in as many exchanges as it takes, whatever its rows */
+        return row * rows % 16 == 0;
     if (op == COMM_REDUCE_SCATTER && width % p->size != 0)
         return false;
     row = op == COMM_REDUCE_SCATTER ? row / p->size : row;
-    /* rows of an all-reduce need not be whole pieces, all of them together must */
-    return (op == COMM_ALL_REDUCE ? row * rows : row) % 16 == 0 && row * rows <= p->most_bytes;
+    return row % 16 == 0 && row * rows <= p->most_bytes;
 }
 
 /* Few pieces want many blocks, many want loads in flight. Two ranks on one H100: 14 KB 2.06 us with {1, 128} and 3.58
@@ -269,26 +270,31 @@ static void shape_launch(const gpu_peer *p, peer_call *c)
     c->threads = p->threads ? p->threads : few ? 128 : 256;
 }
 
-static peer_call call_of(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_t width)
+/* Pieces [at, at + c->n) of an all-reduce, or all of another operation, on every local rank. */
+static tpl_code exchange(gpu_peer *p, peer_call *c, const gpu_comm_part *parts, int64_t at, tpl_err *e)
 {
-    int64_t row = width * (int64_t)dtype_bytes(t) / (op == COMM_REDUCE_SCATTER ? p->size : 1), n = row * rows / 16;
-    peer_call c = {.op = op, .type = t, .n = (int32_t)n, .row_n = (int32_t)(op == COMM_ALL_REDUCE ? n : row / 16)};
-    shape_launch(p, &c);
-    return c;
+    shape_launch(p, c);
+    for (int i = 0; i < p->n_local; i++) {
+        c->data = (char *)parts[i].data + at * 16;
+        c->out = c->op == COMM_ALL_REDUCE ? (char *)parts[i].data + at * 16 : parts[i].out;
+        if (((uintptr_t)c->data | (uintptr_t)c->out) % 16)
+            return tpl_fail(e, TPL_E_UNSUPPORTED, comm_op_name(c->op), "rows do not begin at a multiple of 16 bytes");
+        TPL_TRY(gpu_use(p->ranks[i].card, e));
+        TPL_TRY(gpu_peer_launch(&p->ranks[i].view, c, parts[i].queue, e));
+    }
+    return TPL_OK;
 }
 
 tpl_code gpu_peer_run(gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_t width, const gpu_comm_part *parts,
                       tpl_err *e)
 {
     assert(gpu_peer_takes(p, op, t, rows, width));
-    peer_call c = call_of(p, op, t, rows, width);
-    for (int i = 0; i < p->n_local; i++) {
-        c.data = parts[i].data;
-        c.out = op == COMM_ALL_REDUCE ? parts[i].data : parts[i].out;
-        if (((uintptr_t)c.data | (uintptr_t)c.out) % 16)
-            return tpl_fail(e, TPL_E_UNSUPPORTED, comm_op_name(op), "rows do not begin at a multiple of 16 bytes");
-        TPL_TRY(gpu_use(p->ranks[i].card, e));
-        TPL_TRY(gpu_peer_launch(&p->ranks[i].view, &c, parts[i].queue, e));
+    int64_t row = width * (int64_t)dtype_bytes(t) / (op == COMM_REDUCE_SCATTER ? p->size : 1), n = row * rows / 16;
+    int64_t most = op == COMM_ALL_REDUCE ? p->most_bytes / 16 : n;
+    for (int64_t at = 0; at < n; at += most) {
+        int32_t now = (int32_t)(n - at < most ? n - at : most);
+        peer_call c = {.op = op, .type = t, .n = now, .row_n = op == COMM_ALL_REDUCE ? now : (int32_t)(row / 16)};
+        TPL_TRY(exchange(p, &c, parts, at, e));
     }
     return TPL_OK;
 }

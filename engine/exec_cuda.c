@@ -432,6 +432,21 @@ static tpl_code run_comm(session *s, int rank, const plan_step *step, int index,
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
+/* Before a step; where ranks meet for all of them, as a collective is enqueued for all. */
+static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
+{
+    cuda_session *x = state_of(s);
+    const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
+    int first = rank, n = 1;
+    if (step->is_comm && !s->silent && team_opts(s->t)->ranks != RANKS_SOLO) {
+        first = team_of(s)->comm ? 0 : step->group.first;
+        n = team_of(s)->comm ? s->n_ranks : step->group.size;
+    }
+    for (int i = first; i < first + n; i++)
+        TPL_TRY(cuda_clock_step(x->clock, i, &team_plan(s->t, i)->list[s->phase].steps[index], x->queues[i], e));
+    return TPL_OK;
+}
+
 /* Step `index` on one rank. A collective is enqueued by its group's first rank: what the others do before it was
  * enqueued in the rounds before. */
 static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
@@ -443,7 +458,7 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
     if (state_of(s)->clock)
-        TPL_TRY(cuda_clock_step(state_of(s)->clock, rank, step, state_of(s)->queues[rank], e));
+        TPL_TRY(stamp(s, rank, index, e));
     gpu_trace_mark(card_mark(s->trace_tag, rank, s->phase, index));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
@@ -493,7 +508,10 @@ static tpl_code walk(session *s, tpl_err *e)
     TPL_TRY(gpu_event_record(x->ready, x->queues[0], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(gpu_event_join(x->ready, x->queues[i], e));
-    for (int index = 0; index < team_plan(s->t, 0)->list[s->phase].n; index++)
+    bool by_threads = team_has_threads(s->t) && !s->observer.begin && !s->observer.end;
+    if (by_threads)
+        TPL_TRY(cuda_walk_by_threads(s, run_step, e));
+    for (int index = 0; index < team_plan(s->t, 0)->list[s->phase].n && !by_threads; index++)
         for (int i = 0; i < s->n_ranks; i++)
             TPL_TRY(run_step(s, i, index, e));
     for (int i = 0; i < s->n_ranks && x->clock; i++)

@@ -35,60 +35,6 @@ typedef struct {
     int64_t mark_ns; /* end of the last timed stage */
 } state;
 
-static const char *const method_names[] = {"vanilla", "sd", "tree", "easyspec"};
-
-const char *spec_method_name(spec_method m)
-{
-    return method_names[m];
-}
-
-tpl_code spec_method_find(const char *name, spec_method *out, tpl_err *e)
-{
-    for (int i = 0; i < SPEC_N_METHODS; i++) {
-        if (strcmp(method_names[i], name) == 0) {
-            *out = (spec_method)i;
-            return TPL_OK;
-        }
-    }
-    return tpl_fail(e, TPL_E_USAGE, "--method", "'%s' is not one of vanilla, sd, tree, easyspec", name);
-}
-
-/* ---- records and sums ---- */
-
-void spec_record_add(spec_record *r, int accepted)
-{
-    if (r->n == r->cap) {
-        r->cap = r->cap ? 2 * r->cap : 64;
-        r->accepted = tpl_realloc(r->accepted, (size_t)r->cap);
-    }
-    r->accepted[r->n++] = (uint8_t)accepted;
-}
-
-void spec_record_free(spec_record *r)
-{
-    free(r->accepted);
-    *r = (spec_record){0};
-}
-
-void spec_stats_add(spec_stats *to, const spec_stats *x)
-{
-    to->n_tok += x->n_tok;
-    to->n_iterations += x->n_iterations;
-    to->n_drafted += x->n_drafted;
-    to->n_accepted += x->n_accepted;
-    to->n_draft_passes += x->n_draft_passes;
-    for (int i = 0; i < SPEC_MAX_DEPTH; i++) {
-        to->judged[i] += x->judged[i];
-        to->accepted[i] += x->accepted[i];
-    }
-    to->prefill_s += x->prefill_s;
-    to->draft_s += x->draft_s;
-    to->first_s += x->first_s;
-    to->calibrate_s += x->calibrate_s;
-    to->verify_s += x->verify_s;
-    to->other_s += x->other_s;
-}
-
 /* Adds the time since the last call to *stage. */
 static void clock_stage(state *st, double *stage)
 {
@@ -349,20 +295,19 @@ static tpl_code verify(speculator *s, state *st, tpl_err *e)
     return TPL_OK;
 }
 
-/* Follows first children for as many levels as `wanted`, or level by level by chance. */
+/* Keeps as many levels as `wanted`, or level by level by chance, of the path to the deepest level's first node: a tree's
+ * likeliest children may have none of their own. */
 static void accept_by_count(speculator *s, state *st, int wanted)
 {
     accept_result *k = &s->kept;
-    int node = -1;
-    for (k->n = 0;; k->path[k->n++] = node) {
-        int child = tree_next_child(&s->tree, node, -1);
-        bool more = wanted >= 0 ? k->n < wanted : rng_uniform(&st->r) < s->o.assume_accept;
-        k->exhausted = child < 0;
-        if (child < 0 || !more)
+    int levels = tree_levels(&s->tree);
+    for (int node = s->tree.level0, i = levels - 1; i >= 0; node = s->tree.nodes[node].parent)
+        k->path[i--] = node;
+    for (k->n = 0; k->n < levels; k->n++)
+        if (wanted >= 0 ? k->n >= wanted : rng_uniform(&st->r) >= s->o.assume_accept)
             break;
-        node = child;
-    }
-    k->bonus = accept_best(&s->judge, node);
+    k->exhausted = k->n == levels;
+    k->bonus = accept_best(&s->judge, k->n ? k->path[k->n - 1] : -1);
 }
 
 static void judge(speculator *s, state *st)

@@ -71,7 +71,7 @@ tpl_code cpu_head_matmul(const simd_ops *v, kernel_ctx *ctx, const op_call *call
         out.cols = n;
         mat w = {.dtype = o->w.dtype, .rows = o->w.rows, .cols = o->w.cols, .stride = o->w.row_stride};
         w.data = (char *)(uintptr_t)o->w.data + (size_t)(h * o->w.head_stride) * dtype_bytes(o->w.dtype);
-        gemm_small(&env, &x, &w, &out, o->transposed, o->accumulate);
+        TPL_TRY(gemm_small(&env, &x, &w, &out, o->transposed, o->accumulate, e));
     }
     return TPL_OK;
 }
