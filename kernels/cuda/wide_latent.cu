@@ -1,9 +1,9 @@
 /* attn_latent on warpgroups (wgmma, compute capability 9.0). Two kernels.
  *
- * Latents of 512: a warpgroup can hold sums of 64 vectors and 256 columns, so the two share 64 vectors. They take turns in
- * scores and softmax, tile by tile; probabilities go through shared memory to the other one, then both multiply.
- * Latents of 256 and 128: a warpgroup holds all columns of 64 vectors and works alone, on vectors of its own where there
- * are more than 64, else on every second tile of the same vectors, which are joined as parts.
+ * Latents of 512: a warpgroup can hold sums of 64 vectors and 256 columns, so the two share 64 vectors. They take turns
+ * in scores and softmax, tile by tile; probabilities go through shared memory to the other one, then both multiply.
+ * Latents of 256 and 128: a warpgroup holds all columns of 64 vectors and works alone, on vectors of its own where
+ * there are more than 64, else on every second tile of the same vectors, which are joined as parts.
  *
  * bytes  2 * (rows * heads * (2 lat + rope) + tokens * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope)
  * bound  memory up to about 128 vectors a token on a card of 250 FLOPs a byte
@@ -18,7 +18,8 @@ typedef struct {
 
 enum { PROBABILITIES = 64 * 64 * 2 };
 
-template <wide_way WAY> using split_512 = wide_shape<512, 64, 512, false, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
+template <wide_way WAY>
+using split_512 = wide_shape<512, 64, 512, false, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
 
 typedef struct {
     char *probabilities;
@@ -135,9 +136,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
         if (lane == 0)
             barrier_arrive(bar.free_queries);
         split_sum(s, n_pieces & 1, &w);
-        int64_t part = p.tile1 - p.tile0 == p.tiles
-                           ? -1
-                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
+        int64_t part = p.tile1 - p.tile0 == p.tiles ? -1 : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
         wide_store<N>(a, w, S::DV, wg * S::DV / 2, part, S::MT, 0, o);
         n_pieces++;
     }

@@ -1,8 +1,8 @@
-/* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query vectors, 64 a
- * warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and values in.
- * A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax runs beside
- * both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units
- * check  ref, tolerance "bf16_attn". */
+/* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query
+ * vectors, 64 a warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and
+ * values in. A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax
+ * runs beside both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units check ref,
+ * tolerance "bf16_attn". */
 #include "kernels/cuda/wide_alone.cuh"
 
 /* Columns of keys: K1 expanded or cached, K2 cached; of values. */
@@ -90,13 +90,15 @@ static __device__ __forceinline__ int many_find(const flash_args &a, const wide_
 /* Key columns and value columns of this block's head, of token t in row `row` of the cache. */
 static __device__ __forceinline__ const cu_bf16 *many_keys_at(const flash_args &a, int t, int64_t row)
 {
-    return (a.xk ? a.xk + (int64_t)(t - a.first) * a.xk_row : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.k_off) +
+    return (a.xk ? a.xk + (int64_t)(t - a.first) * a.xk_row
+                 : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.k_off) +
            (int64_t)blockIdx.y * a.k_step;
 }
 
 static __device__ __forceinline__ const cu_bf16 *many_values_at(const flash_args &a, int t, int64_t row)
 {
-    return (a.xv ? a.xv + (int64_t)(t - a.first) * a.xv_row : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.v_off) +
+    return (a.xv ? a.xv + (int64_t)(t - a.first) * a.xv_row
+                 : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.v_off) +
            (int64_t)blockIdx.y * a.v_step;
 }
 
@@ -149,14 +151,16 @@ static __device__ __forceinline__ void many_bring_boxes(const flash_args &a, con
 {
     int k = (a.xk ? 0 : a.k_off) + blockIdx.y * a.k_step, v = (a.xv ? 0 : a.v_off) + blockIdx.y * a.v_step;
     for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
-        int stage = n % S::STAGES, turn = n / S::STAGES, y = many_find(a, p, tile * S::TN), own = tile * S::TN - a.first;
+        int stage = n % S::STAGES, turn = n / S::STAGES, y = many_find(a, p, tile * S::TN),
+            own = tile * S::TN - a.first;
         char *to = space + S::QUERIES + stage * S::STAGE;
         barrier_wait(bar.free_keys + stage, ~turn & 1);
         barrier_expect(bar.keys + stage, S::KEYS);
 #pragma unroll
         for (int b = 0; b < S::BLOCKS; b++)
             if (b < S::K1)
-                bring_box(a.xk ? &maps.keys : &maps.cache, k + b * 64, a.xk ? own : y, to + b * S::BLOCK, bar.keys + stage);
+                bring_box(a.xk ? &maps.keys : &maps.cache, k + b * 64, a.xk ? own : y, to + b * S::BLOCK,
+                          bar.keys + stage);
             else
                 bring_box(&maps.cache, a.k2_off + (b - S::K1) * 64, y, to + b * S::BLOCK, bar.keys + stage);
         barrier_wait(bar.free_values + stage, ~turn & 1);
@@ -184,13 +188,14 @@ static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int 
 #pragma unroll
         for (int step = 0; step < 4; step++)
             wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::BLOCK + step * 32),
-                          b + step > 0);
+                         b + step > 0);
     wide_commit();
 }
 
 template <typename S>
-static __device__ __forceinline__ void many_values(const flash_args &a, const wide_piece &p, const unsigned (&prob)[4][4],
-                                                   char *space, int n, many_barriers bar, float (&o)[S::DV / 8][4])
+static __device__ __forceinline__ void many_values(const flash_args &a, const wide_piece &p,
+                                                   const unsigned (&prob)[4][4], char *space, int n, many_barriers bar,
+                                                   float (&o)[S::DV / 8][4])
 {
     char *at = space + S::QUERIES + n % S::STAGES * S::STAGE + S::KEYS;
     uint64_t v = wide_operand(at, S::BLOCK);
@@ -228,7 +233,8 @@ static __device__ __forceinline__ void many_store(const flash_args &a, const wid
         float own = w.sum[i] > 0 ? (w.top[i] * a.scale_log2 + log2f(w.sum[i])) * 0.69314718f : -INFINITY;
         float old = a.join && w.there[i] ? a.part_lse[at] : -INFINITY, top = fmaxf(own, old);
         float lse = top == -INFINITY ? top : top + logf(expf(own - top) + expf(old - top));
-        float by_new = w.sum[i] > 0 ? expf(own - lse) / w.sum[i] : 0.f, by_old = old > -INFINITY ? expf(old - lse) : 0.f;
+        float by_new = w.sum[i] > 0 ? expf(own - lse) / w.sum[i] : 0.f,
+              by_old = old > -INFINITY ? expf(old - lse) : 0.f;
         __syncwarp(); /* all four lanes of a vector have read its state */
         if (!w.there[i])
             continue;
@@ -401,7 +407,8 @@ static tpl_code run_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space
     a.finish = last;
     many_maps maps = {};
     int rows = o->batch->max_seq_rows;
-    if (map_cache(&o->kv, &maps.cache) && map_rows(a.xk, a.xk_row, n, &maps.keys) && map_rows(a.xv, a.xv_row, n, &maps.values))
+    if (map_cache(&o->kv, &maps.cache) && map_rows(a.xk, a.xk_row, n, &maps.keys) &&
+        map_rows(a.xv, a.xv_row, n, &maps.values))
         return launch<mha_128<BY_BOXES>>(ctx, a, maps, rows, o->heads, 1, "attn_mha", e);
     return launch<mha_128<BY_CHUNKS>>(ctx, a, maps, rows, o->heads, 1, "attn_mha", e);
 }
@@ -428,8 +435,7 @@ bool cuda_many_has_gqa(const op_attn_gqa *o)
 {
     const batch_view *b = o->batch;
     int64_t vectors = b ? (int64_t)b->max_seq_rows * (o->heads / o->kv_heads) : 0;
-    return o->head_dim == 128 && vectors > 64 &&
-           (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2;
+    return o->head_dim == 128 && vectors > 64 && (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2;
 }
 
 tpl_code cuda_many_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
