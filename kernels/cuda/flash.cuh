@@ -620,8 +620,8 @@ static tpl_code flash_launch(kernel_ctx *ctx, flash_args a, int64_t vectors, int
     if (whole)
         return TPL_OK;
     dim3 all((unsigned)a.batch.n_rows, (unsigned)a.heads, (unsigned)((S::DV + JOIN_THREADS - 1) / JOIN_THREADS));
-    flash_join_kernel<<<all, JOIN_THREADS, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out, a.out_stride,
-                                                                a.lse, a.lse_stride);
+    flash_join_kernel<<<all, JOIN_THREADS, 0, cu_stream(ctx)>>>(a.part_o, a.part_lse, a.n_splits, S::DV, a.out,
+                                                                a.out_stride, a.lse, a.lse_stride);
     return cu_launched(name, e);
 }
 

@@ -1,8 +1,7 @@
-/* attn_gqa of at most 16 query vectors a key head: decode, from compute capability 8.0 on. A warp needs no other: it takes
- * 16 tokens of a tile of 64, its copies of the next ones are under way meanwhile, and its sums of all columns stay in
- * registers; the four warps of a block join at the end of a piece (wide_work.cuh).
- * bytes  2 * (2 rows * heads * dim + 2 tokens * kv_heads * dim); flops 4 * heads * pairs * dim; bound memory
- * check  ref, tolerance "bf16_attn". */
+/* attn_gqa of at most 16 query vectors a key head: decode, from compute capability 8.0 on. A warp needs no other: it
+ * takes 16 tokens of a tile of 64, its copies of the next ones are under way meanwhile, and its sums of all columns
+ * stay in registers; the four warps of a block join at the end of a piece (wide_work.cuh). bytes  2 * (2 rows * heads *
+ * dim + 2 tokens * kv_heads * dim); flops 4 * heads * pairs * dim; bound memory check  ref, tolerance "bf16_attn". */
 #include "kernels/cuda/wide_work.cuh"
 
 template <int DIM_> struct few_shape {
@@ -10,12 +9,12 @@ template <int DIM_> struct few_shape {
         DIM = DIM_,
         WARPS = 4,
         THREADS = 128,
-        TOK = 16,            /* of a warp */
-        TN = WARPS * TOK,    /* of a tile */
-        CHUNKS = DIM_ / 8,   /* of a row */
+        TOK = 16,          /* of a warp */
+        TN = WARPS * TOK,  /* of a tile */
+        CHUNKS = DIM_ / 8, /* of a row */
         STAGES = 3,
         STAGE = 2 * TOK * CHUNKS, /* chunks: keys, values */
-        PITCH = DIM_ + 4,    /* floats of a vector's sums */
+        PITCH = DIM_ + 4,         /* floats of a vector's sums */
         RING_BYTES = WARPS * STAGES * STAGE * 16,
         JOIN_BYTES = WARPS * 16 * (PITCH + 1) * 4,
         SHARED_BYTES = RING_BYTES > JOIN_BYTES ? RING_BYTES : JOIN_BYTES,
@@ -86,7 +85,8 @@ static __device__ __forceinline__ void few_bring(const flash_args &a, const wide
         int r = i * AT_ONCE + r0, at = __shfl_sync(0xffffffffu, row, r);
         const cu_bf16 *from = (const cu_bf16 *)a.kv.pages + (at < 0 ? 0 : (int64_t)at * a.kv.width) + c * 8;
         copy_chunk(stage + chunk_at(r, c, S::CHUNKS), from + a.k_off + p.kv_head * a.k_step, at >= 0);
-        copy_chunk(stage + S::TOK * S::CHUNKS + chunk_at(r, c, S::CHUNKS), from + a.v_off + p.kv_head * a.v_step, at >= 0);
+        copy_chunk(stage + S::TOK * S::CHUNKS + chunk_at(r, c, S::CHUNKS), from + a.v_off + p.kv_head * a.v_step,
+                   at >= 0);
     }
 }
 
@@ -274,8 +274,12 @@ template <typename S> static int few_runs(const op_attn_gqa *o)
 {
     int64_t tiles = (cu_kept(o->kv.mod, 0, o->batch->max_slots) + S::TN - 1) / S::TN;
     int each = 228 * 1024 / ((int)S::SHARED_BYTES + 1024);
-    wide_price p = {.work_ns = 1500, .tile_ns = 4.0 * S::TN * S::DIM / 3e3, .parts_ns = 2.0 * 16 * S::DIM * sizeof(float) / 3e3};
-    return cheapest_runs(p, (int64_t)cuda_sm_count() * (each < 1 ? 1 : each > 4 ? 4 : each),
+    wide_price p = {
+        .work_ns = 1500, .tile_ns = 4.0 * S::TN * S::DIM / 3e3, .parts_ns = 2.0 * 16 * S::DIM * sizeof(float) / 3e3};
+    return cheapest_runs(p,
+                         (int64_t)cuda_sm_count() * (each < 1   ? 1
+                                                     : each > 4 ? 4
+                                                                : each),
                          (int64_t)o->kv_heads * o->batch->n_seqs, tiles < 1 ? 1 : tiles);
 }
 

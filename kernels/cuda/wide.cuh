@@ -6,8 +6,8 @@
  * Fails:  never.
  *
  * Shared memory: queries [K_BLOCKS][MT][64], STAGES tiles [K_BLOCKS][TN][64] of keys, and of values where these are not
- * the first blocks of keys (wgmma.cuh says how blocks lie), what the kernel adds, barriers. Values past the end are zero:
- * 0 x NaN would not be. */
+ * the first blocks of keys (wgmma.cuh says how blocks lie), what the kernel adds, barriers. Values past the end are
+ * zero: 0 x NaN would not be. */
 #ifndef TPL_KERNELS_CUDA_WIDE_CUH
 #define TPL_KERNELS_CUDA_WIDE_CUH
 
@@ -20,9 +20,10 @@
  * whole tiles. (Boxes for two blocks at once, by multicast, were slower than two blocks that meet in the L2 cache.) */
 typedef enum { BY_CHUNKS, BY_BOXES } wide_way;
 
-/* K1 columns of keys and K2 from elsewhere in the row (rope parts), DV of values: the first ones of the keys, or their own.
- * MT vectors of a block; EXTRA bytes that the kernel adds. */
-template <int K1_, int K2_, int DV_, bool OWN_VALUES_, int MT_, int STAGES_, int EXTRA_, wide_way WAY_> struct wide_shape {
+/* K1 columns of keys and K2 from elsewhere in the row (rope parts), DV of values: the first ones of the keys, or their
+ * own. MT vectors of a block; EXTRA bytes that the kernel adds. */
+template <int K1_, int K2_, int DV_, bool OWN_VALUES_, int MT_, int STAGES_, int EXTRA_, wide_way WAY_>
+struct wide_shape {
     static const wide_way WAY = WAY_;
     enum {
         K1 = K1_,
@@ -66,7 +67,7 @@ template <typename S> static __device__ __forceinline__ void barriers_open(wide_
         barrier_init(b.tile + i, S::WAY == BY_CHUNKS ? 128 : 1);
         barrier_init(b.free_tile + i, readers);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barriers_stand();
 }
 
 /* ---- bringing in: lane l of a warp brings chunk l % 8 of a row and block; four rows at a time ---- */
@@ -111,8 +112,8 @@ static __device__ __forceinline__ void find_tile(const flash_args &a, const wide
 }
 
 template <typename S>
-static __device__ __forceinline__ void bring_tile(const flash_args &a, const wide_piece &p, const cu_bf16 *const from[4],
-                                                  char *to)
+static __device__ __forceinline__ void bring_tile(const flash_args &a, const wide_piece &p,
+                                                  const cu_bf16 *const from[4], char *to)
 {
     int warp = threadIdx.x / 32 % 4, row = threadIdx.x % 32 / 8, c = threadIdx.x % 8;
 #pragma unroll
@@ -126,8 +127,8 @@ static __device__ __forceinline__ void bring_tile(const flash_args &a, const wid
 #pragma unroll
         for (int b = 0; b < S::K_BLOCKS; b++)
             if (is_key<S>(b, c))
-                copy_chunk((uint4 *)(at + b * S::TILE_BLOCK), b < S::K1_BLOCKS ? k1 + b * 64 : k2 + (b - S::K1_BLOCKS) * 64,
-                           there);
+                copy_chunk((uint4 *)(at + b * S::TILE_BLOCK),
+                           b < S::K1_BLOCKS ? k1 + b * 64 : k2 + (b - S::K1_BLOCKS) * 64, there);
 #pragma unroll
         for (int b = 0; b < S::OWN_V_BLOCKS; b++)
             if (b * 64 + c * 8 < S::DV)
@@ -135,35 +136,21 @@ static __device__ __forceinline__ void bring_tile(const flash_args &a, const wid
     }
 }
 
-/* The box of 64 columns from x and TN rows from y. `hint`: what the L2 cache is to do with it. */
-static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full,
-                                                 uint64_t hint)
+/* The box of 64 columns from x and TN rows from y. */
+static __device__ __forceinline__ void bring_box(const CUtensorMap *map, int x, int y, char *to, uint64_t *full)
 {
 #if WIDE_CODE
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-                 "[%1, {%3, %4}], [%2], %5;" ::"r"(smem_at(to)),
-                 "l"(map), "r"(smem_at(full)), "r"(x), "r"(y), "l"(hint)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+                 "[%2];" ::"r"(smem_at(to)),
+                 "l"(map), "r"(smem_at(full)), "r"(x), "r"(y)
                  : "memory");
 #endif
 }
 
-/* Tiles that one block alone reads are the first to leave the L2 cache; parts stay in it. */
-static __device__ __forceinline__ uint64_t box_hint(bool alone)
-{
-    uint64_t hint = 0;
-#if WIDE_CODE
-    if (alone)
-        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(hint));
-    else
-        asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(hint));
-#endif
-    return hint;
-}
-
 /* One thread. A sequence without a token here has no page: then nothing comes. */
 template <typename S>
-static __device__ __forceinline__ void bring_boxes(const flash_args &a, const wide_piece &p, const CUtensorMap *map, int y,
-                                                   char *to, uint64_t *full, uint64_t hint)
+static __device__ __forceinline__ void bring_boxes(const flash_args &a, const wide_piece &p, const CUtensorMap *map,
+                                                   int y, char *to, uint64_t *full)
 {
     barrier_expect(full, y < 0 ? 0 : (int)S::STAGE);
     if (y < 0)
@@ -171,11 +158,11 @@ static __device__ __forceinline__ void bring_boxes(const flash_args &a, const wi
     int k = a.k_off + p.kv_head * a.k_step, v = a.v_off + p.kv_head * a.v_step;
 #pragma unroll
     for (int b = 0; b < S::K_BLOCKS; b++)
-        bring_box(map, b < S::K1_BLOCKS ? k + b * 64 : a.k2_off + (b - S::K1_BLOCKS) * 64, y, to + b * S::TILE_BLOCK, full,
-                  hint);
+        bring_box(map, b < S::K1_BLOCKS ? k + b * 64 : a.k2_off + (b - S::K1_BLOCKS) * 64, y, to + b * S::TILE_BLOCK,
+                  full);
 #pragma unroll
     for (int b = 0; b < S::OWN_V_BLOCKS; b++)
-        bring_box(map, v + b * 64, y, to + S::VALUES + b * S::TILE_BLOCK, full, hint);
+        bring_box(map, v + b * 64, y, to + S::VALUES + b * S::TILE_BLOCK, full);
 }
 
 static __device__ __forceinline__ int box_row(const flash_args &a, const wide_piece &p, int t0)
@@ -196,7 +183,6 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
     unsigned n_pieces = 0, n_tiles = 0;
     const cu_bf16 *from[4];
     int y = 0, m0 = blockIdx.x * S::MT;
-    uint64_t hint = S::WAY == BY_CHUNKS ? 0 : box_hint(gridDim.x == 1);
     while (run_next(a, &run, &p)) {
         if (m0 >= p.n_vectors)
             continue;
@@ -218,7 +204,7 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
                 if (tile + 1 < p.tile1)
                     find_tile<S>(a, p, tile + 1, from);
             } else {
-                bring_boxes<S>(a, p, map, y, to, bar.tile + stage, hint);
+                bring_boxes<S>(a, p, map, y, to, bar.tile + stage);
                 if (tile + 1 < p.tile1)
                     y = box_row(a, p, (tile + 1) * S::TN);
             }
@@ -228,8 +214,8 @@ static __device__ __forceinline__ void bring(const flash_args &a, const CUtensor
     copies_wait<0>();
 }
 
-/* Boxes bring what lies behind a sequence's end: zero in columns [block0, block0 + n) of 64 before they are values. By one
- * warpgroup, for itself. */
+/* Boxes bring what lies behind a sequence's end: zero in columns [block0, block0 + n) of 64 before they are values. By
+ * one warpgroup, for itself. */
 template <typename S>
 static __device__ __forceinline__ void clear_end(const wide_piece &p, int tile, int block0, int n, char *at)
 {
@@ -262,7 +248,8 @@ static __device__ __forceinline__ void release_tile(uint64_t *free_tile)
 
 /* ---- what multiplying warps do ---- */
 
-/* The running softmax of the two query vectors whose values a thread holds: rows lane / 4 and lane / 4 + 8 of its warp's
+/* The running softmax of the two query vectors whose values a thread holds: rows lane / 4 and lane / 4 + 8 of its
+ * warp's
  * 16. Scores are kept unscaled: top too; sums are of this thread's columns. */
 typedef struct {
     float top[2], sum[2], keep[2];
@@ -289,8 +276,7 @@ static __device__ __forceinline__ wide_rows wide_rows_of(const flash_args &a, co
 }
 
 /* v [64, 64] of a warpgroup = Q K^T. */
-template <typename S>
-static __device__ __forceinline__ void wide_scores(uint64_t q, uint64_t k, float (&v)[8][4])
+template <typename S> static __device__ __forceinline__ void wide_scores(uint64_t q, uint64_t k, float (&v)[8][4])
 {
     wide_begin();
 #pragma unroll
@@ -302,8 +288,8 @@ static __device__ __forceinline__ void wide_scores(uint64_t q, uint64_t k, float
 
 /* Which of a thread's two columns of each of N 8-token tiles from t0 on vector i sees: bit 2 n + column. */
 template <int N>
-static __device__ __forceinline__ unsigned wide_seen(const flash_args &a, const wide_piece &p, int t0, const wide_rows &w,
-                                                     int i)
+static __device__ __forceinline__ unsigned wide_seen(const flash_args &a, const wide_piece &p, int t0,
+                                                     const wide_rows &w, int i)
 {
     unsigned bits = 0;
     if (!a.batch.mask && a.window <= 0) {

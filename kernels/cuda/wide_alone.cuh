@@ -1,10 +1,7 @@
-/* wide_alone.cuh - decode attention of warpgroups that hold all columns of 64 vectors and need no other: each has vectors
- * of its own where a block has 128, else every second tile of the same ones, which are joined as parts. And how decode
- * attention on warpgroups is launched.
- * For:    wide_latent.cu, wide_gqa.cu.
- * Enter:  kernels/cuda only.
- * Owns:   nothing.
- * Fails:  launches turn CUDA's errors into TPL_E_DEVICE with the operation's name. */
+/* wide_alone.cuh - decode attention of warpgroups that hold all columns of 64 vectors and need no other: each has
+ * vectors of its own where a block has 128, else every second tile of the same ones, which are joined as parts. And how
+ * decode attention on warpgroups is launched. For:    wide_latent.cu, wide_gqa.cu. Enter:  kernels/cuda only. Owns:
+ * nothing. Fails:  launches turn CUDA's errors into TPL_E_DEVICE with the operation's name. */
 #ifndef TPL_KERNELS_CUDA_WIDE_ALONE_CUH
 #define TPL_KERNELS_CUDA_WIDE_ALONE_CUH
 
@@ -130,20 +127,26 @@ static tpl_code wide_finish(kernel_ctx *ctx, const flash_args &a, wide_cut c, in
     return join_runs(ctx, a, j, a.heads, name, e);
 }
 
-/* The cache as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
-static inline bool map_of(const kv_view *kv, CUtensorMap *map)
+/* Rows of bf16 as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
+static inline bool map_rows(const void *data, int64_t width, int64_t rows, CUtensorMap *map)
 {
     static PFN_cuTensorMapEncodeTiled_v12000 encode;
     cudaDriverEntryPointQueryResult found;
-    cuuint64_t size[2] = {(cuuint64_t)kv->width, INT32_MAX}, stride[1] = {(cuuint64_t)kv->width * sizeof(cu_bf16)};
+    cuuint64_t size[2] = {(cuuint64_t)width, (cuuint64_t)rows}, stride[1] = {(cuuint64_t)width * sizeof(cu_bf16)};
     cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
-    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
-                                                     &found) != cudaSuccess ||
+    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
+                                                     cudaEnableDefault, &found) != cudaSuccess ||
                     found != cudaDriverEntryPointSuccess))
         return false;
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kv->pages, size, stride, box, step,
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, size, stride, box, step,
                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* A cache whose pages are whole tiles; how many there are is not known here. */
+static inline bool map_cache(const kv_view *kv, CUtensorMap *map)
+{
+    return kv->page_tok % 64 == 0 && map_rows(kv->pages, kv->width, INT32_MAX, map);
 }
 
 template <typename S, typename K, typename... A>
@@ -154,8 +157,8 @@ static tpl_code wide_launch(kernel_ctx *ctx, K *kernel, wide_cut c, const char *
     if (!cu_done_here(&ready))
         rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::SHARED_BYTES);
     if (rc != cudaSuccess)
-        return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s",
-                        (int)S::SHARED_BYTES, cudaGetErrorString(rc));
+        return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s", (int)S::SHARED_BYTES,
+                        cudaGetErrorString(rc));
     kernel<<<dim3((unsigned)c.n_m, (unsigned)c.n_runs), S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(args...);
     return cu_launched(name, e);
 }

@@ -1,7 +1,6 @@
-/* attn_gqa on warpgroups (wgmma, compute capability 9.0): of 17 to 64 query vectors a key head, decode of many heads to a
- * key head (wide_alone.cuh); and of more, prefill (wide_many.cu).
- * bytes  2 * (2 rows * heads * dim + 2 tokens * kv_heads * dim); flops 4 * heads * pairs * dim
- * check  ref, tolerance "bf16_attn". */
+/* attn_gqa on warpgroups (wgmma, compute capability 9.0): of 17 to 64 query vectors a key head, decode of many heads to
+ * a key head (wide_alone.cuh); and of more, prefill (wide_many.cu). bytes  2 * (2 rows * heads * dim + 2 tokens *
+ * kv_heads * dim); flops 4 * heads * pairs * dim check  ref, tolerance "bf16_attn". */
 #include "kernels/cuda/wide_alone.cuh"
 
 template <wide_way WAY> using gqa_144 = wide_shape<144, 0, 144, true, 64, 4, 0, WAY>;
@@ -41,7 +40,7 @@ template <template <wide_way> class S>
 static tpl_code run_by(kernel_ctx *ctx, const flash_args &a, const op_attn_gqa *o, tpl_err *e)
 {
     CUtensorMap map = {};
-    if (o->kv.page_tok % 64 || !map_of(&o->kv, &map))
+    if (!map_cache(&o->kv, &map))
         return run<S<BY_CHUNKS>>(ctx, a, o, map, e);
     return run<S<BY_BOXES>>(ctx, a, o, map, e);
 }

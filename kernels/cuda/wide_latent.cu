@@ -1,9 +1,9 @@
 /* attn_latent on warpgroups (wgmma, compute capability 9.0). Two kernels.
  *
- * Latents of 512: a warpgroup can hold sums of 64 vectors and 256 columns, so the two share 64 vectors. They take turns in
- * scores and softmax, tile by tile; probabilities go through shared memory to the other one, then both multiply.
- * Latents of 256 and 128: a warpgroup holds all columns of 64 vectors and works alone, on vectors of its own where there
- * are more than 64, else on every second tile of the same vectors, which are joined as parts.
+ * Latents of 512: a warpgroup can hold sums of 64 vectors and 256 columns, so the two share 64 vectors. They take turns
+ * in scores and softmax, tile by tile; probabilities go through shared memory to the other one, then both multiply.
+ * Latents of 256 and 128: a warpgroup holds all columns of 64 vectors and works alone, on vectors of its own where
+ * there are more than 64, else on every second tile of the same vectors, which are joined as parts.
  *
  * bytes  2 * (rows * heads * (2 lat + rope) + tokens * (lat + rope)); flops 2 * heads * pairs * (2 lat + rope)
  * bound  memory up to about 128 vectors a token on a card of 250 FLOPs a byte
@@ -18,7 +18,8 @@ typedef struct {
 
 enum { PROBABILITIES = 64 * 64 * 2 };
 
-template <wide_way WAY> using split_512 = wide_shape<512, 64, 512, false, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
+template <wide_way WAY>
+using split_512 = wide_shape<512, 64, 512, false, 64, 2, PROBABILITIES + (int)sizeof(shared_notes), WAY>;
 
 typedef struct {
     char *probabilities;
@@ -41,10 +42,7 @@ static __device__ __forceinline__ void split_own(const flash_args &a, const wide
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int r = row + lane % 16, c = 2 * i + lane / 16;
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                         smem_at(s.probabilities + r * 128 + ((c ^ (r & 7)) << 4))),
-                     "r"(prob[i][0]), "r"(prob[i][1]), "r"(prob[i][2]), "r"(prob[i][3])
-                     : "memory");
+        store_x4(s.probabilities + r * 128 + ((c ^ (r & 7)) << 4), prob[i]);
     }
     if (lane % 4 == 0)
 #pragma unroll
@@ -138,9 +136,7 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
         if (lane == 0)
             barrier_arrive(bar.free_queries);
         split_sum(s, n_pieces & 1, &w);
-        int64_t part = p.tile1 - p.tile0 == p.tiles
-                           ? -1
-                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
+        int64_t part = p.tile1 - p.tile0 == p.tiles ? -1 : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
         wide_store<N>(a, w, S::DV, wg * S::DV / 2, part, S::MT, 0, o);
         n_pieces++;
     }
@@ -223,7 +219,7 @@ template <template <wide_way> class S>
 static tpl_code run_by(kernel_ctx *ctx, const flash_args &a, const op_attn_latent *o, tpl_err *e)
 {
     CUtensorMap map = {};
-    if (o->kv.page_tok % 64 || !map_of(&o->kv, &map))
+    if (!map_cache(&o->kv, &map))
         return run<S<BY_CHUNKS>>(ctx, a, o, map, e);
     return run<S<BY_BOXES>>(ctx, a, o, map, e);
 }

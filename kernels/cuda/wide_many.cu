@@ -1,12 +1,13 @@
-/* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query vectors, 64 a
- * warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and values in.
- * A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax runs beside
- * both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units
- * check  ref, tolerance "bf16_attn". */
-#include "kernels/cuda/wide.cuh"
+/* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query
+ * vectors, 64 a warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and
+ * values in. A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax
+ * runs beside both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units check ref,
+ * tolerance "bf16_attn". */
+#include "kernels/cuda/wide_alone.cuh"
 
 /* Columns of keys: K1 expanded or cached, K2 cached; of values. */
-template <int K1_, int K2_, int DV_> struct many_shape {
+template <int K1_, int K2_, int DV_, wide_way WAY_> struct many_shape {
+    static const wide_way WAY = WAY_;
     enum {
         K1 = K1_ / 64,
         BLOCKS = (K1_ + K2_) / 64,
@@ -16,6 +17,7 @@ template <int K1_, int K2_, int DV_> struct many_shape {
         STAGES = 4,
         QUERY_BLOCK = MT * 128, /* bytes of 64 columns */
         BLOCK = TN * 128,
+        TILE_BLOCK = BLOCK,
         QUERIES = BLOCKS * QUERY_BLOCK,
         KEYS = BLOCKS * BLOCK,
         STAGE = KEYS + DV_ / 64 * BLOCK,
@@ -88,24 +90,24 @@ static __device__ __forceinline__ int many_find(const flash_args &a, const wide_
 /* Key columns and value columns of this block's head, of token t in row `row` of the cache. */
 static __device__ __forceinline__ const cu_bf16 *many_keys_at(const flash_args &a, int t, int64_t row)
 {
-    return (a.xk ? a.xk + (int64_t)(t - a.first) * a.xk_row : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.k_off) +
+    return (a.xk ? a.xk + (int64_t)(t - a.first) * a.xk_row
+                 : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.k_off) +
            (int64_t)blockIdx.y * a.k_step;
 }
 
 static __device__ __forceinline__ const cu_bf16 *many_values_at(const flash_args &a, int t, int64_t row)
 {
-    return (a.xv ? a.xv + (int64_t)(t - a.first) * a.xv_row : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.v_off) +
+    return (a.xv ? a.xv + (int64_t)(t - a.first) * a.xv_row
+                 : (const cu_bf16 *)a.kv.pages + row * a.kv.width + a.v_off) +
            (int64_t)blockIdx.y * a.v_step;
 }
 
 template <typename S>
-static __device__ __forceinline__ void many_bring(const flash_args &a, const wide_piece &p, int m0, char *space,
+static __device__ __forceinline__ void many_bring(const flash_args &a, const wide_piece &p, char *space,
                                                   many_barriers bar)
 {
     int r0 = threadIdx.x / 32 % 4 * 4 + threadIdx.x % 32 / 8, c = threadIdx.x % 8; /* rows r0, r0 + 16, ... */
     int turned = r0 * 128 + ((c ^ (r0 & 7)) << 4);
-    many_bring_queries<S>(a, p, m0, space);
-    barrier_arrive_after_copies(bar.queries);
     for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
         int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN + r0, rows[4];
         char *to = space + S::QUERIES + stage * S::STAGE + turned;
@@ -136,7 +138,38 @@ static __device__ __forceinline__ void many_bring(const flash_args &a, const wid
         }
         barrier_arrive_after_copies(bar.values + stage);
     }
-    copies_wait<0>();
+}
+
+/* What boxes are cut from: expanded keys and values, and the cache. */
+typedef struct {
+    CUtensorMap keys, values, cache;
+} many_maps;
+
+template <typename S>
+static __device__ __forceinline__ void many_bring_boxes(const flash_args &a, const wide_piece &p, const many_maps &maps,
+                                                        char *space, many_barriers bar)
+{
+    int k = (a.xk ? 0 : a.k_off) + blockIdx.y * a.k_step, v = (a.xv ? 0 : a.v_off) + blockIdx.y * a.v_step;
+    for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
+        int stage = n % S::STAGES, turn = n / S::STAGES, y = many_find(a, p, tile * S::TN),
+            own = tile * S::TN - a.first;
+        char *to = space + S::QUERIES + stage * S::STAGE;
+        barrier_wait(bar.free_keys + stage, ~turn & 1);
+        barrier_expect(bar.keys + stage, S::KEYS);
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; b++)
+            if (b < S::K1)
+                bring_box(a.xk ? &maps.keys : &maps.cache, k + b * 64, a.xk ? own : y, to + b * S::BLOCK,
+                          bar.keys + stage);
+            else
+                bring_box(&maps.cache, a.k2_off + (b - S::K1) * 64, y, to + b * S::BLOCK, bar.keys + stage);
+        barrier_wait(bar.free_values + stage, ~turn & 1);
+        barrier_expect(bar.values + stage, S::STAGE - S::KEYS);
+#pragma unroll
+        for (int b = 0; b < S::DV / 64; b++)
+            bring_box(a.xv ? &maps.values : &maps.cache, v + b * 64, a.xv ? own : y, to + S::KEYS + b * S::BLOCK,
+                      bar.values + stage);
+    }
 }
 
 /* ---- multiplying ---- */
@@ -147,24 +180,30 @@ static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int 
 {
     uint64_t k = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE, 0);
     barrier_wait(bar.keys + n % S::STAGES, n / S::STAGES & 1);
-    wide_show();
+    if (S::WAY == BY_CHUNKS)
+        wide_show();
     wide_begin();
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
         for (int step = 0; step < 4; step++)
             wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::BLOCK + step * 32),
-                          b + step > 0);
+                         b + step > 0);
     wide_commit();
 }
 
 template <typename S>
-static __device__ __forceinline__ void many_values(const unsigned (&prob)[4][4], char *space, int n, many_barriers bar,
+static __device__ __forceinline__ void many_values(const flash_args &a, const wide_piece &p,
+                                                   const unsigned (&prob)[4][4], char *space, int n, many_barriers bar,
                                                    float (&o)[S::DV / 8][4])
 {
-    uint64_t v = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE + S::KEYS, S::BLOCK);
+    char *at = space + S::QUERIES + n % S::STAGES * S::STAGE + S::KEYS;
+    uint64_t v = wide_operand(at, S::BLOCK);
     barrier_wait(bar.values + n % S::STAGES, n / S::STAGES & 1);
-    wide_show();
+    if (S::WAY == BY_CHUNKS)
+        wide_show();
+    else if (!a.xv) /* what is expanded is zero past the end */
+        clear_end<S>(p, p.tile0 + n, 0, S::DV / 64, at);
     wide_begin();
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -194,7 +233,8 @@ static __device__ __forceinline__ void many_store(const flash_args &a, const wid
         float own = w.sum[i] > 0 ? (w.top[i] * a.scale_log2 + log2f(w.sum[i])) * 0.69314718f : -INFINITY;
         float old = a.join && w.there[i] ? a.part_lse[at] : -INFINITY, top = fmaxf(own, old);
         float lse = top == -INFINITY ? top : top + logf(expf(own - top) + expf(old - top));
-        float by_new = w.sum[i] > 0 ? expf(own - lse) / w.sum[i] : 0.f, by_old = old > -INFINITY ? expf(old - lse) : 0.f;
+        float by_new = w.sum[i] > 0 ? expf(own - lse) / w.sum[i] : 0.f,
+              by_old = old > -INFINITY ? expf(old - lse) : 0.f;
         __syncwarp(); /* all four lanes of a vector have read its state */
         if (!w.there[i])
             continue;
@@ -238,6 +278,7 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
     for (int n = 0; n < S::DV / 8; n++)
         o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
     barrier_wait(bar.queries, 0);
+    wide_show();
     if (n_tiles > 0) {
         many_scores<S>(q, space, 0, bar, v);
         wide_wait<0>();
@@ -246,7 +287,7 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
         wide_pack(v, prob);
         for (int n = 1; n < n_tiles; n++) {
             many_scores<S>(q, space, n, bar, v);
-            many_values<S>(prob, space, n - 1, bar, o);
+            many_values<S>(a, p, prob, space, n - 1, bar, o);
             wide_wait<1>();
             wide_pin(v);
             many_soften<S>(a, p, n, bar, &w, v);
@@ -259,7 +300,7 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
             wide_shrink(w.keep, o);
             wide_pack(v, prob);
         }
-        many_values<S>(prob, space, n_tiles - 1, bar, o);
+        many_values<S>(a, p, prob, space, n_tiles - 1, bar, o);
         wide_wait<0>();
         wide_pin(o);
     }
@@ -268,7 +309,8 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
 }
 
 template <typename S>
-static __global__ void __launch_bounds__(S::THREADS, 1) many_kernel(const __grid_constant__ flash_args a)
+static __global__ void __launch_bounds__(S::THREADS, 1)
+    many_kernel(const __grid_constant__ flash_args a, const __grid_constant__ many_maps maps)
 {
     extern __shared__ __align__(1024) char space_many[];
     many_barriers bar = many_barriers_of<S>(space_many);
@@ -279,17 +321,23 @@ static __global__ void __launch_bounds__(S::THREADS, 1) many_kernel(const __grid
     if (threadIdx.x == 0) {
         barrier_init(bar.queries, 128);
         for (int i = 0; i < S::STAGES; i++) {
-            barrier_init(bar.keys + i, 128);
-            barrier_init(bar.values + i, 128);
+            barrier_init(bar.keys + i, S::WAY == BY_CHUNKS ? 128 : 1);
+            barrier_init(bar.values + i, S::WAY == BY_CHUNKS ? 128 : 1);
             barrier_init(bar.free_keys + i, 8);
             barrier_init(bar.free_values + i, 8);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_stand();
     }
     __syncthreads();
     if (threadIdx.x >= 256) {
         registers_down<56>();
-        many_bring<S>(a, p, m0, space_many, bar);
+        many_bring_queries<S>(a, p, m0, space_many);
+        barrier_arrive_after_copies(bar.queries);
+        if constexpr (S::WAY == BY_CHUNKS)
+            many_bring<S>(a, p, space_many, bar);
+        else if (threadIdx.x == 256)
+            many_bring_boxes<S>(a, p, maps, space_many, bar);
+        copies_wait<0>();
     } else {
         registers_up<224>();
         many_multiply<S>(a, p, m0, space_many, bar);
@@ -298,12 +346,12 @@ static __global__ void __launch_bounds__(S::THREADS, 1) many_kernel(const __grid
 
 /* ---- launching ---- */
 
-typedef many_shape<128, 64, 128> mha_128;
-typedef many_shape<128, 0, 128> gqa_128;
+template <wide_way WAY> using mha_128 = many_shape<128, 64, 128, WAY>;
+template <wide_way WAY> using gqa_128 = many_shape<128, 0, 128, WAY>;
 
 template <typename S>
-static tpl_code launch(kernel_ctx *ctx, const flash_args &a, int64_t vectors, int kv_heads, int n_seqs, const char *name,
-                       tpl_err *e)
+static tpl_code launch(kernel_ctx *ctx, const flash_args &a, const many_maps &maps, int64_t vectors, int kv_heads,
+                       int n_seqs, const char *name, tpl_err *e)
 {
     static unsigned ready;
     if (!cu_done_here(&ready)) {
@@ -316,7 +364,7 @@ static tpl_code launch(kernel_ctx *ctx, const flash_args &a, int64_t vectors, in
     dim3 grid((unsigned)((vectors + S::MT - 1) / S::MT), (unsigned)kv_heads, (unsigned)n_seqs);
     if (grid.x == 0 || grid.z == 0)
         return TPL_OK;
-    many_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a);
+    many_kernel<S><<<grid, S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a, maps);
     return cu_launched(name, e);
 }
 
@@ -357,7 +405,12 @@ static tpl_code run_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space
     a.accumulate = o->accumulate;
     a.join = first > 0;
     a.finish = last;
-    return launch<mha_128>(ctx, a, o->batch->max_seq_rows, o->heads, 1, "attn_mha", e);
+    many_maps maps = {};
+    int rows = o->batch->max_seq_rows;
+    if (map_cache(&o->kv, &maps.cache) && map_rows(a.xk, a.xk_row, n, &maps.keys) &&
+        map_rows(a.xv, a.xv_row, n, &maps.values))
+        return launch<mha_128<BY_BOXES>>(ctx, a, maps, rows, o->heads, 1, "attn_mha", e);
+    return launch<mha_128<BY_CHUNKS>>(ctx, a, maps, rows, o->heads, 1, "attn_mha", e);
 }
 
 tpl_code cuda_wide_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e)
@@ -382,13 +435,16 @@ bool cuda_many_has_gqa(const op_attn_gqa *o)
 {
     const batch_view *b = o->batch;
     int64_t vectors = b ? (int64_t)b->max_seq_rows * (o->heads / o->kv_heads) : 0;
-    return o->head_dim == 128 && vectors > 64 &&
-           (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2;
+    return o->head_dim == 128 && vectors > 64 && (vectors + 127) / 128 * o->kv_heads * b->n_seqs >= cuda_sm_count() / 2;
 }
 
 tpl_code cuda_many_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e)
 {
     flash_args a = cuda_gqa_args(o);
     a.finish = true;
-    return launch<gqa_128>(ctx, a, (int64_t)o->batch->max_seq_rows * a.group, o->kv_heads, o->batch->n_seqs, "attn_gqa", e);
+    many_maps maps = {};
+    int64_t vectors = (int64_t)o->batch->max_seq_rows * a.group;
+    if (map_cache(&o->kv, &maps.cache))
+        return launch<gqa_128<BY_BOXES>>(ctx, a, maps, vectors, o->kv_heads, o->batch->n_seqs, "attn_gqa", e);
+    return launch<gqa_128<BY_CHUNKS>>(ctx, a, maps, vectors, o->kv_heads, o->batch->n_seqs, "attn_gqa", e);
 }

@@ -1,14 +1,11 @@
-/* wide_work.cuh - decode attention's shares of a batch: every group of blocks takes as many tiles of tokens as any other.
- * For:    wide_latent.cu, flash_few.cu and the kernel that joins their parts.
- * Enter:  kernels/cuda only.
- * Owns:   nothing.
- * Fails:  never.
+/* wide_work.cuh - decode attention's shares of a batch: every group of blocks takes as many tiles of tokens as any
+ * other. For:    wide_latent.cu, flash_few.cu and the kernel that joins their parts. Enter:  kernels/cuda only. Owns:
+ * nothing. Fails:  never.
  *
- * The tiles of all sequences and key heads, one after the other, are cut into gridDim.y equal runs. A run is a few pieces,
- * one a sequence and key head. A piece that is all of its sequence goes to the output; else it is one of the sequence's
- * parts: of a run, only the first piece can begin, and only the last can end, in the middle of a sequence, hence two
- * places a run.
- * Lengths are read on the card, so that a recorded launch serves all of them. */
+ * The tiles of all sequences and key heads, one after the other, are cut into gridDim.y equal runs. A run is a few
+ * pieces, one a sequence and key head. A piece that is all of its sequence goes to the output; else it is one of the
+ * sequence's parts: of a run, only the first piece can begin, and only the last can end, in the middle of a sequence,
+ * hence two places a run. Lengths are read on the card, so that a recorded launch serves all of them. */
 #ifndef TPL_KERNELS_CUDA_WIDE_WORK_CUH
 #define TPL_KERNELS_CUDA_WIDE_WORK_CUH
 
