@@ -1,6 +1,7 @@
 #include "bench/bound.h"
 
 #include <math.h>
+#include <stdio.h>
 
 static double bytes_seconds(const ceilings *c, double read, double written, bool in_place, int threads)
 {
@@ -9,6 +10,15 @@ static double bytes_seconds(const ceilings *c, double read, double written, bool
     if (written > read)
         return (read + written) / copy;
     return (written > 0 ? 2 * written / copy : 0) + (read - written) / only_read;
+}
+
+/* The same by ceiling, in us. */
+static void add_bytes(const ceilings *c, double read, double written, bool in_place, int threads, bound_parts *p)
+{
+    ceil_kind copy = in_place ? CEIL_UPDATE : CEIL_COPY;
+    double both = written > read ? read + written : 2 * written, rest = written > read ? 0 : read - written;
+    p->us[copy] += both > 0 ? 1e-3 * both / ceilings_rate(c, copy, threads) : 0;
+    p->us[CEIL_READ] += rest > 0 ? 1e-3 * rest / ceilings_rate(c, CEIL_READ, threads) : 0;
 }
 
 static double flop_rate(const ceilings *c, tpl_dtype compute, int threads)
@@ -23,6 +33,40 @@ double bound_us(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype co
     double flops = cost.flops > 0 ? threads * cost.flops / flop_rate(c, compute, threads) : 0;
     double seconds = fmax(bytes, flops);
     return isfinite(seconds) ? 1e6 * seconds : NAN;
+}
+
+void bound_add_parts(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype compute, int threads, bound_parts *p)
+{
+    double bytes = bytes_seconds(c, threads * cost.bytes_read, threads * cost.bytes_written, in_place, threads);
+    double flops = cost.flops > 0 ? threads * cost.flops / flop_rate(c, compute, threads) : 0;
+    bool f32 = compute != DT_BF16 || ceilings_rate(c, CEIL_F32, threads) > ceilings_rate(c, CEIL_BF16, threads);
+    if (flops > bytes)
+        p->us[f32 ? CEIL_F32 : CEIL_BF16] += 1e6 * flops;
+    else
+        add_bytes(c, threads * cost.bytes_read, threads * cost.bytes_written, in_place, threads, p);
+}
+
+void bound_describe(const bound_parts *p, char text[BOUND_TEXT])
+{
+    double left[CEIL_N], sum = 0;
+    int n = 0;
+    for (int k = 0; k < CEIL_N; k++) {
+        left[k] = p->us[k];
+        sum += p->us[k];
+    }
+    *text = 0;
+    while (sum > 0 && isfinite(sum)) {
+        int most = 0;
+        for (int k = 1; k < CEIL_N; k++)
+            most = left[k] > left[most] ? k : most;
+        if (left[most] < 0.05 * sum)
+            return;
+        bool all = n == 0 && left[most] > 0.95 * sum;
+        n += snprintf(text + n, (size_t)(BOUND_TEXT - n), "%s%s", n ? " " : "", ceil_name((ceil_kind)most));
+        if (!all)
+            n += snprintf(text + n, (size_t)(BOUND_TEXT - n), " %.0f%%", 100 * left[most] / sum);
+        left[most] = 0;
+    }
 }
 
 bool bound_step_in_place(const plan_step *s)
@@ -51,16 +95,26 @@ tpl_dtype bound_rate_type(op_kind op, tpl_dtype compute)
     }
 }
 
-double bound_plan_us(const ceilings *c, const plan *p, plan_phase phase, const batch_shape *b, plan_types t,
-                     tpl_dtype compute, int threads)
+bound_parts bound_plan_parts(const ceilings *c, const plan *p, plan_phase phase, const batch_shape *b, plan_types t,
+                             tpl_dtype compute, int threads)
 {
-    double sum = 0;
+    bound_parts parts = {0};
     for (int i = 0; i < p->list[phase].n; i++) {
         const plan_step *s = &p->list[phase].steps[i];
         step_cost cost = plan_step_cost(p, s, b, t);
         if (s->active && !s->is_comm)
-            sum += bound_us(c, (op_cost_sum){cost.bytes_read, cost.bytes_written, cost.flops}, bound_step_in_place(s),
-                            bound_rate_type(s->call.kind, compute), threads);
+            bound_add_parts(c, (op_cost_sum){cost.bytes_read, cost.bytes_written, cost.flops}, bound_step_in_place(s),
+                            bound_rate_type(s->call.kind, compute), threads, &parts);
     }
-    return sum;
+    return parts;
+}
+
+double bound_plan_us(const ceilings *c, const plan *p, plan_phase phase, const batch_shape *b, plan_types t,
+                     tpl_dtype compute, int threads)
+{
+    bound_parts parts = bound_plan_parts(c, p, phase, b, t, compute, threads);
+    double sum = 0;
+    for (int k = 0; k < CEIL_N; k++)
+        sum += parts.us[k];
+    return isfinite(sum) ? sum : NAN;
 }

@@ -1,5 +1,5 @@
 /* bound.h - the least time that the machine's measured ceilings allow for some work.
- * For:    bound_us, bound_frac of rows; the status bad_ceiling.
+ * For:    bound_us, bound_frac, bound_by of rows; the status bad_ceiling.
  * Enter:  bench/, cli/, tests/.
  * Owns:   nothing.
  * Fails:  never; a bound that is not known is NaN.
@@ -21,6 +21,18 @@
  * the inputs of matrix products; bf16 may be computed in f32 where that is faster. */
 double bound_us(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype compute, int threads);
 
+/* What a bound is made of: time at each ceiling's rate. A step counts for what its larger half runs into. */
+typedef struct {
+    double us[CEIL_N];
+} bound_parts;
+
+enum { BOUND_TEXT = 96 };
+
+/* As bound_us(), whose parts are added. */
+void bound_add_parts(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype compute, int threads, bound_parts *p);
+/* "bf16", or the parts from 5% on, largest first: "read 93% bf16 7%"; "" where there are none. */
+void bound_describe(const bound_parts *p, char text[BOUND_TEXT]);
+
 /* Whether a step's output is one of its inputs. */
 bool bound_step_in_place(const plan_step *s);
 
@@ -30,6 +42,8 @@ tpl_dtype bound_rate_type(op_kind op, tpl_dtype compute);
 /* One rank's list of a phase, all `threads` ranks running at once; without communication. */
 double bound_plan_us(const ceilings *c, const plan *p, plan_phase phase, const batch_shape *b, plan_types t,
                      tpl_dtype compute, int threads);
+bound_parts bound_plan_parts(const ceilings *c, const plan *p, plan_phase phase, const batch_shape *b, plan_types t,
+                             tpl_dtype compute, int threads);
 
 /* Above this share of its bound a time says that a ceiling is wrong. */
 static const double bound_bad_frac = 1.02;

@@ -58,6 +58,16 @@ static tpl_code note_ceilings(bench *b, tpl_err *e)
     return rc;
 }
 
+static tpl_code note_overhead(bench *b, tpl_err *e)
+{
+    double us;
+    char text[32];
+    TPL_TRY(measure_overhead(&us, e));
+    snprintf(text, sizeof text, "%.3f", us);
+    log_note("clock and loop take %s us of a sample", text);
+    return rd_note_fact(b->rd, "overhead_us", text, e);
+}
+
 static tpl_code bench_open(bench *b, const kernels_request *q, run_dir *rd, tpl_err *e)
 {
     *b = (bench){.q = q, .rd = rd};
@@ -68,6 +78,7 @@ static tpl_code bench_open(bench *b, const kernels_request *q, run_dir *rd, tpl_
     else
         TPL_TRY(ceilings_open(&q->ceilings_options, &b->ceil, e));
     TPL_TRY(note_ceilings(b, e));
+    TPL_TRY(note_overhead(b, e));
     TPL_TRY(evict_create(&b->ev, e));
     if (q->samples_path) {
         b->samples = fopen(q->samples_path, "a");
@@ -125,6 +136,18 @@ static double entry_bound(const bench *b, const kernel_case *c)
         sum += bound_us(&b->ceil, s->cost, s->in_place, bound_rate_type(s->kind, c->dtype), c->threads);
     }
     return c->n_steps > 0 ? sum : NAN;
+}
+
+static void fill_bound_by(const bench *b, entry *x)
+{
+    bound_parts parts = {0};
+    char text[BOUND_TEXT];
+    for (int i = 0; i < x->c->n_steps; i++) {
+        const kernel_case_step *s = &x->c->steps[i];
+        bound_add_parts(&b->ceil, s->cost, s->in_place, bound_rate_type(s->kind, x->c->dtype), x->c->threads, &parts);
+    }
+    bound_describe(&parts, text);
+    row_set_text(&x->row, KER_bound_by, text);
 }
 
 /* ---- rows ---- */
@@ -249,6 +272,7 @@ static tpl_code write_group(bench *b, entry *x, measure_result *r, int n, pair_m
         x[i].bound_frac = x[i].bound_us / r[i].cold.median;
         fill_times(&x[i], &r[i]);
         fill_rates(&x[i], r[i].cold.median);
+        fill_bound_by(b, &x[i]);
         set_status(&x[i], &r[i]);
     }
     for (int i = 0; i < n; i++) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/threads.h"
 #include "bench/latency_impl.h"
 #include "device/gpu.h"
 #include "device/gpu_trace.h"
@@ -37,6 +38,11 @@ int lat_sharers(const latency_request *q, int tp)
 {
     bool cards_enough = lat_on_card(q) && ranks_are_processes(q->ranks) && gpu_count() >= tp;
     return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL || cards_enough ? 1 : tp;
+}
+
+int lat_prefill_rows(const latency_request *q)
+{
+    return lat_on_card(q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
 }
 
 plan_options lat_plan_options(const latency_request *q)
@@ -133,21 +139,45 @@ static tpl_code fill_cache(lat_cell *c, tpl_err *e)
     return TPL_OK;
 }
 
-/* The same samples without collectives, to tell their time from the rest. Values are wrong afterwards. */
+/* One sample, per step. */
+static tpl_code time_sample(lat_cell *c, double *us, tpl_err *e)
+{
+    TPL_TRY(lat_back_to_context(c, e));
+    int64_t begin = clock_ns();
+    TPL_TRY(run_decode(c, e));
+    *us = (double)(clock_ns() - begin) / 1e3 / c->steps;
+    return TPL_OK;
+}
+
+/* The same samples without collectives, to tell their time from the rest, and where ranks are threads that have a core
+ * each, those of one rank alone too: in turns, because a shared machine changes from minute to minute. Values are wrong
+ * afterwards. */
 static tpl_code time_silent(lat_cell *c, tpl_err *e)
 {
-    double us[SILENT_RUNS];
-    TPL_TRY(session_set_silent(c->s, true, e));
+    double joint[SILENT_RUNS], silent[SILENT_RUNS], alone[SILENT_RUNS], warm;
+    bool threads = c->q->ranks == RANKS_LOCAL;
     c->sampling = false;
     for (int i = -SILENT_WARM; i < SILENT_RUNS; i++) {
-        TPL_TRY(lat_back_to_context(c, e));
-        int64_t begin = clock_ns();
-        TPL_TRY(run_decode(c, e));
-        if (i >= 0)
-            us[i] = (double)(clock_ns() - begin) / 1e3 / c->steps;
+        if (threads)
+            TPL_TRY(time_sample(c, i < 0 ? &warm : &joint[i], e));
+        TPL_TRY(session_set_silent(c->s, true, e));
+        TPL_TRY(time_sample(c, i < 0 ? &warm : &silent[i], e));
+        if (threads) {
+            TPL_TRY(session_set_alone(c->s, e));
+            TPL_TRY(time_sample(c, i < 0 ? &warm : &alone[i], e));
+            TPL_TRY(session_set_silent(c->s, false, e));
+        }
     }
-    c->silent_us = bstat_median(us, SILENT_RUNS);
+    c->silent_us = bstat_median(silent, SILENT_RUNS);
+    c->joint_us = threads ? bstat_median(joint, SILENT_RUNS) : NAN;
+    c->alone_us = threads ? bstat_median(alone, SILENT_RUNS) : NAN;
     return session_set_silent(c->s, false, e);
+}
+
+static bool has_silence(const lat_cell *c)
+{
+    bool threads = c->q->ranks == RANKS_LOCAL && !lat_on_card(c->q) && c->tp <= threads_usable_cores();
+    return c->tp > 1 && (c->q->ranks == RANKS_NCCL || threads);
 }
 
 /* ---- what a cell is called ---- */
@@ -232,9 +262,9 @@ static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
     }
     for (int i = 0; i < vocab; i++)
         *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
-    if (!first && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
+    if (c->n_itl > 0 && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
         TPL_TRY(lat_observe(c, e));
-    if (c->n_itl > 0 && c->q->ranks == RANKS_NCCL && c->tp > 1 && isnan(c->silent_us))
+    if (c->n_itl > 0 && has_silence(c) && isnan(c->silent_us))
         TPL_TRY(time_silent(c, e));
     return lat_back_to_context(c, e);
 }
@@ -265,7 +295,7 @@ static tpl_code expect(lat_cell *c, tpl_err *e)
 
 session_options lat_session_options(const lat_cell *c, int batch)
 {
-    int rows = c->q->fill_random ? 1 : lat_on_card(c->q) ? CARD_PREFILL_ROWS : PREFILL_ROWS;
+    int rows = c->q->fill_random ? 1 : lat_prefill_rows(c->q);
     return (session_options){.max_seqs = batch,
                              .max_tok = c->context + c->decode_tok + 1,
                              .max_rows = batch > rows ? batch : rows,
@@ -357,6 +387,7 @@ void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, lat_
                     .own_max = at.batch == LATENCY_BATCH_MAX,
                     .cap_itl = MAX_STEPS,
                     .silent_us = NAN,
+                    .alone_us = NAN,
                     .after_trace = gpu_trace_has_run(),
                     .rd = rd};
     int batch = c->own_max ? lat_max_batch(c) : at.batch;

@@ -31,6 +31,8 @@ typedef struct {
     int64_t n_itl, cap_itl;
     bool sampling;    /* warm-up is over */
     double silent_us; /* a step's time without collectives; NaN: not measured */
+    double alone_us;  /* of rank 0's work alone, without the other threads; NaN: not measured */
+    double joint_us;  /* of a whole step, in turns with the two above */
     int64_t kv_used, peak_bytes;
     double ttft_us[LAT_MAX_TTFT]; /* [n_ttft] */
     int n_ttft;
@@ -61,6 +63,7 @@ tpl_dtype lat_compute(const latency_request *q);
 plan_types lat_types(const latency_request *q);
 /* How many ranks work on one machine's ceilings, and in one memory, at once. */
 int lat_sharers(const latency_request *q, int tp);
+int lat_prefill_rows(const latency_request *q); /* of one pass */
 plan_options lat_plan_options(const latency_request *q);
 /* Steps that a sample of so many decoded tokens runs. */
 int lat_steps(const latency_request *q, int decode_tok);

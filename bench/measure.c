@@ -50,6 +50,7 @@ typedef struct {
     const bench_target *t;
     measure_result *r;
     bool prepared, dead; /* dead: its status is final, it takes no more turns */
+    bool was_warm;       /* warmed up in an earlier block */
     bool warm_cache;
     double *turn_us, *turn_mhz; /* [block] this turn's samples */
     int *turn_limits;           /* [block] */
@@ -221,11 +222,13 @@ static int read_limits(loop *l, double mhz)
     return mhz < l->o.throttle_frac * l->best_mhz ? BENCH_THROTTLED : 0;
 }
 
+/* In later blocks a side is known to settle: as many runs as a window has bring back what was released. */
 static tpl_code warm_up(loop *l, side *s, tpl_err *e)
 {
     double us[WARM_MAX_RUNS];
     int64_t begin = l->clock.now_ns(l->clock.self);
-    for (int n = 0; n < WARM_MAX_RUNS && !is_stationary(us, n) && !s->dead; n++) {
+    int most = s->was_warm ? WARM_WINDOW : WARM_MAX_RUNS;
+    for (int n = 0; n < most && !is_stationary(us, n) && !s->dead; n++) {
         if (interrupt_seen())
             return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
         TPL_TRY(reset(s, e));
@@ -235,6 +238,7 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
         if (spent > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
             break;
     }
+    s->was_warm = true;
     if (s->t->warmed && !s->dead)
         s->t->warmed(s->t->self);
     return TPL_OK;
@@ -449,5 +453,21 @@ tpl_code measure_run(const bench_target *targets, int n, const measure_options *
             measure_judge(&l.o, l.clock.limits != NULL, l.best_mhz, s->warm_cache, s->r);
     }
     loop_fini(&l);
+    return rc;
+}
+
+static tpl_code run_nothing(void *self, tpl_err *e)
+{
+    return TPL_OK;
+}
+
+tpl_code measure_overhead(double *us, tpl_err *e)
+{
+    bench_target empty = {.run = run_nothing};
+    measure_options o = {.min_samples = 400, .hot_samples = -1};
+    measure_result r;
+    tpl_code rc = measure_run(&empty, 1, &o, &r, e);
+    *us = r.cold.median;
+    measure_result_fini(&r);
     return rc;
 }

@@ -85,6 +85,9 @@ typedef struct {
 tpl_code measure_run(const bench_target *targets, int n, const measure_options *o, measure_result *results, tpl_err *e);
 void measure_result_fini(measure_result *r);
 
+/* What the clock and the loop add to a sample: the median of samples of nothing, in us. */
+tpl_code measure_overhead(double *us, tpl_err *e);
+
 /* Appends one CSV line a sample: cell_id, mode (cold or hot), index, time_us, clock_mhz, kept. The header goes first
  * into an empty file. */
 tpl_code measure_write_samples(FILE *f, const char *cell_id, const measure_result *r, tpl_err *e);

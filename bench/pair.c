@@ -96,6 +96,10 @@ void pair_describe(const pair_ratio *p, char *buf, size_t bytes)
         snprintf(buf, bytes, "no ratio: %s", p->reason);
         return;
     }
+    if (isnan(p->ratio.lo)) {
+        snprintf(buf, bytes, "%.3f: too few samples for an interval, not a claim", p->ratio.ratio);
+        return;
+    }
     int n = snprintf(buf, bytes, "%.3f (%.3f to %.3f): ", p->ratio.ratio, p->ratio.lo, p->ratio.hi);
     size_t used = n < 0 ? 0 : (size_t)n < bytes ? (size_t)n : bytes;
     if (within_floor(p) && p->noise_floor > 0)

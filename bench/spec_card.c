@@ -106,6 +106,7 @@ static void sum_up(session *base, session *draft, const spec_stats *x, spec_prof
         for (int i = 0; i < GROUPS_MAX; i++)
             out->attention_of_layer[i] += t.attention_of_layer[i] * 1e-6 / (double)(t.n_passes ? t.n_passes : 1);
     }
+    out->overlap = NAN;
     out->attn_share = draft_ranks ? attention / (attention + feed_forward) : NAN;
     out->attn_of_pass = draft_ranks ? attention / x->draft_s : NAN;
     out->layers_of_pass = draft_ranks ? (attention + feed_forward) / x->draft_s : NAN;

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "bench/spec_card.h"
-#include "engine/card_trace.h"
+#include "bench/spec_trace.h"
+#include "engine/spans.h"
 
 enum { MAX_SPANS = 1 << 18 };
 
@@ -96,50 +96,20 @@ static void close_tap(tap *t)
     spans_destroy(t->s);
 }
 
-/* The prompt twice under the tracer: walks are recorded in the first run, the second is shown, as one pass. */
-static tpl_code trace_card(speculator *s, session *base, session *draft, spec_run run, const char *path, tpl_err *e)
-{
-    gpu_trace *t = NULL;
-    session *shown = draft ? draft : base;
-    session_set_trace_tag(shown, 1);
-    TPL_TRY(gpu_trace_begin(&t, e));
-    tpl_code rc = TPL_OK;
-    for (int i = 0; i < 2 && rc == TPL_OK; i++) {
-        spec_stats x = {0};
-        gpu_trace_pass(i - 1);
-        rc = spec_generate(s, &run, &x, e);
-    }
-    if (rc == TPL_OK)
-        rc = gpu_trace_end(t, e);
-    if (rc == TPL_OK) {
-        card_trace_check check;
-        spans *sp = card_trace_spans(shown, t, 1, false, &check);
-        spans_pass_time time = spans_passes(sp, 0);
-        log_note("trace %s: %.1f us, no kernel of %s runs in %.1f%% of it; %lld records lost", path, (double)time.pass_ns / 1e3,
-                 draft ? "the draft" : "the base", time.pass_ns ? 100 * (double)time.idle_ns / (double)time.pass_ns : 0,
-                 (long long)check.n_dropped);
-        rc = spans_write_chrome(sp, draft ? "draft" : "base", path, e);
-        spans_destroy(sp);
-    }
-    gpu_trace_destroy(t);
-    session_set_trace_tag(shown, 0);
-    return rc;
-}
-
 tpl_code spec_profile_run(speculator *s, session *base, session *draft, spec_run run, const char *trace_path,
                           spec_profile *out, tpl_err *e)
 {
     tap b, d;
     spec_stats x = {0};
-    if (spec_on_card(base)) {
-        TPL_TRY(spec_profile_card(s, base, draft, run, out, e));
-        return trace_path ? trace_card(s, base, draft, run, trace_path, e) : TPL_OK;
-    }
+    if (spec_on_card(base))
+        return spec_profile_card(s, base, draft, run, out, e);
     open_tap(&b, base);
     open_tap(&d, draft);
     tpl_code rc = spec_generate(s, &run, &x, e);
-    if (rc == TPL_OK)
+    if (rc == TPL_OK) {
         sum_up(b.s, team_n_local(session_team(base)), d.s, draft ? team_n_local(session_team(draft)) : 0, &x, out);
+        out->overlap = draft ? spec_attention_overlap(d.s, session_team(draft)) : NAN;
+    }
     if (rc == TPL_OK && trace_path)
         rc = spans_write_chrome(draft ? d.s : b.s, draft ? "draft" : "base", trace_path, e);
     close_tap(&b);

@@ -15,6 +15,7 @@ typedef struct {
     double attn_share;   /* A: attention over attention and feed-forward, of the draft's layers; NaN without a draft */
     double attn_of_pass; /* attention over the whole drafting stage, head and choice of tokens included */
     double layers_of_pass;
+    double overlap; /* spec_attention_overlap(); NaN on a card, where a trace says it */
     /* On a card only, of the draft: passes, all time of exchanges on rank 0 (s), attention of each layer a pass (s). */
     int64_t draft_passes;
     double exchange_s, attention_of_layer[GROUPS_MAX];

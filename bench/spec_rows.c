@@ -179,7 +179,9 @@ static void set_gains(const spec_bench *b, const spec_live *c, rs_row *r)
         row_set_real(r, SPEC_draft_gain, draft_s_per_iteration(fastest) / draft_s_per_iteration(c));
     if (single && groups_parse(c->cell.groups, model_cfg(lab_model(b->q->draft))->n_layers, &g, NULL) == TPL_OK) {
         double part = c->cell.whole_layers ? single->profile.layers_of_pass : single->profile.attn_of_pass;
-        row_set_real(r, SPEC_draft_gain_bound, spec_gain_bound(&g, c->cell.draft_tp, part, b->q->depth));
+        double bound = spec_gain_bound(&g, c->cell.draft_tp, part, b->q->depth);
+        row_set_real(r, SPEC_draft_gain_bound, bound);
+        row_set_real(r, SPEC_draft_bound_frac, draft_s_per_iteration(single) / bound / draft_s_per_iteration(c));
     }
 }
 
@@ -193,6 +195,8 @@ static void set_profile(const spec_live *c, rs_row *r)
     row_set_text(r, SPEC_idle_s_per_100_tok, idle.data);
     if (c->cell.method != SPEC_VANILLA)
         row_set_real(r, SPEC_attn_share, c->profile.attn_share);
+    if (isfinite(c->profile.overlap))
+        row_set_real(r, SPEC_attn_overlap, c->profile.overlap);
     text_fini(&idle);
 }
 
@@ -292,8 +296,10 @@ tpl_code spec_write_row(spec_bench *b, spec_live *c, tpl_err *e)
         spec_times mine = {c->tokens, c->seconds}, plain = {first->tokens, first->seconds};
         spec_ratio ratio = spec_ratio_of_rates(mine, plain, q->n_prompts, q->sampling.seed);
         row_set_real(&r, SPEC_speedup, ratio.ratio);
-        row_set_real(&r, SPEC_speedup_lo, ratio.lo);
-        row_set_real(&r, SPEC_speedup_hi, ratio.hi);
+        if (isfinite(ratio.lo)) {
+            row_set_real(&r, SPEC_speedup_lo, ratio.lo);
+            row_set_real(&r, SPEC_speedup_hi, ratio.hi);
+        }
     }
     b->wrong = b->wrong || c->n_wrong || (spec_is_compared(b, c) && c->n_differ * 100 > q->n_prompts);
     rs_cell_id id = row_cell_id(&r);

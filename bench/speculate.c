@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "bench/spec_card.h"
 #include "bench/spec_live.h"
+#include "bench/spec_trace.h"
 #include "engine/generate.h"
 #include "engine/sampler.h"
 
@@ -142,17 +143,36 @@ static tpl_code run_prompts(spec_bench *b, double temperature, tpl_err *e)
     return TPL_OK;
 }
 
+static tpl_code trace_path(const spec_bench *b, const spec_live *c, arena *a, char **path, tpl_err *e)
+{
+    rs_row r;
+    spec_cell_row(b->q, &c->cell, &r);
+    rs_cell_id id = row_cell_id(&r);
+    row_fini(&r);
+    return rd_trace_path(b->rd, id.hex, a, path, e);
+}
+
+/* After everything that is timed. */
+static tpl_code trace_cell(spec_bench *b, spec_live *c, arena *a, tpl_err *e)
+{
+    char *path;
+    const spec_prompt *prompt = &b->q->prompts[0];
+    const spec_record *replay = b->q->replay ? spec_replay_find(b->q->replay, c->name, 0) : NULL;
+    if (!b->q->trace || !spec_is_card(b->q))
+        return TPL_OK;
+    TPL_TRY(trace_path(b, c, a, &path, e));
+    TPL_TRY(spec_trace_card(c->s, c->base, c->draft, run_of(b, c, 0, replay), path, e));
+    if (c->cell.method != SPEC_EASYSPEC || c->cell.draft_tp < 2)
+        return TPL_OK;
+    return spec_overlap_card(c->draft, prompt->tokens, prompt->n, &c->profile.overlap, e);
+}
+
 static tpl_code profile_cell(spec_bench *b, spec_live *c, arena *a, tpl_err *e)
 {
     char *path = NULL;
     const spec_record *replay = b->q->replay ? spec_replay_find(b->q->replay, c->name, 0) : NULL;
-    if (b->q->trace) {
-        rs_row r;
-        spec_cell_row(b->q, &c->cell, &r);
-        rs_cell_id id = row_cell_id(&r);
-        row_fini(&r);
-        TPL_TRY(rd_trace_path(b->rd, id.hex, a, &path, e));
-    }
+    if (b->q->trace && !spec_is_card(b->q))
+        TPL_TRY(trace_path(b, c, a, &path, e));
     TPL_TRY(spec_profile_run(c->s, c->base, c->draft, run_of(b, c, 0, replay), path, &c->profile, e));
     c->profiled = true;
     if (c->cell.method == SPEC_VANILLA)
@@ -172,6 +192,9 @@ static tpl_code finish_cells(spec_bench *b, tpl_err *e)
     for (int i = 0; i < b->n && rc == TPL_OK; i++)
         if (!b->cells[i].failed)
             rc = profile_cell(b, &b->cells[i], &a, e);
+    for (int i = 0; i < b->n && rc == TPL_OK; i++)
+        if (!b->cells[i].failed)
+            rc = trace_cell(b, &b->cells[i], &a, e);
     for (int i = 0; i < b->n && rc == TPL_OK; i++)
         spec_model_devices(b, &b->cells[i]);
     for (int i = 0; i < b->n && rc == TPL_OK; i++)

@@ -336,7 +336,7 @@ static series gather(line like)
         line base;
         bool paired;
         if (of_series(l, like) && is_last(l) && find_base(l, &base, &paired) && paired &&
-            isfinite(real_at(l, "tpot_ms") + real_at(base, "tpot_ms")))
+            isfinite(real_at(l, "tpot_ms") + real_at(base, "tpot_ms") + real_at(l, "ratio")))
             insert(&s, l, base);
     }
     return s;

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -81,9 +82,21 @@ static tpl_code note_card(run_dir *rd, int index, const card_watch *w, tpl_err *
     return TPL_OK;
 }
 
-tpl_code cli_watch_cards(int n, card_watches *out, run_dir *rd, tpl_err *e)
+static bool is_cuda(const char *backend)
+{
+    return backend && strcmp(backend, "cuda") == 0;
+}
+
+const bench_clock *cli_clock(const char *backend, card_watches *w, bench_clock *room)
+{
+    *room = card_clock(w);
+    return is_cuda(backend) ? room : NULL;
+}
+
+tpl_code cli_watch_cards(const char *backend, ranks_kind ranks, card_watches *out, run_dir *rd, tpl_err *e)
 {
     tpl_err why = {0};
+    int n = !is_cuda(backend) ? 0 : ranks == RANKS_NCCL ? gpu_count() : 1;
     for (int i = 0; i < n && i < CARD_MAX_WATCHED; i++) {
         gpu *card = NULL;
         card_watch *w = NULL;

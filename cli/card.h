@@ -6,12 +6,16 @@
 #define TPL_CLI_CARD_H
 
 #include "bench/card_clock.h"
+#include "engine/team.h"
 #include "results/run_dir.h"
 
 /* A few lines a card that NVML sees, on stdout; nothing without any. */
 void cli_print_cards(void);
-/* Watches CUDA's cards 0 to n - 1, and writes what they say of themselves into run.json: "card0.driver",
- * "card0.clocks_mhz", ... Where NVML does not know a card a note says so, and no sample is thrown away on its behalf. */
-tpl_code cli_watch_cards(int n, card_watches *out, run_dir *rd, tpl_err *e);
+/* Watches the cards that ranks of backend "cuda" use, and writes what they say of themselves into run.json:
+ * "card0.driver", "card0.clocks_mhz", ... Where NVML does not know a card a note says so, and no sample is thrown away
+ * on its behalf. Other backends (NULL too) watch nothing. */
+tpl_code cli_watch_cards(const char *backend, ranks_kind ranks, card_watches *out, run_dir *rd, tpl_err *e);
+/* The measuring loop's clock: of the cards watched, or NULL for the host's own. `room` holds it. */
+const bench_clock *cli_clock(const char *backend, card_watches *w, bench_clock *room);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "bench/handoff.h"
+#include "cli/card.h"
 #include "cli/options.h"
 #include "device/gpu.h"
 #include "results/host.h"
@@ -122,13 +123,19 @@ static tpl_code name_device(const char *backend, char name[128], tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code measure(const handoff_state *s, const handoff_request *q, cli_context *c, tpl_err *e)
+static tpl_code measure(const handoff_state *s, handoff_request *q, cli_context *c, tpl_err *e)
 {
     cli_run r = {0};
+    card_watches watches = {0};
+    bench_clock clock;
     TPL_TRY(handoff_bench_check(q, e));
     TPL_TRY(cli_open_run(c, s->out, s->resume, "handoff", &r, e));
     long before = c->rd ? rd_n_rows(r.rd, RS_HANDOFF) : 0;
-    tpl_code rc = handoff_bench_run(q, r.rd, e);
+    tpl_code rc = cli_watch_cards(q->backend, q->ranks, &watches, r.rd, e);
+    q->measure.clock = cli_clock(q->backend, &watches, &clock);
+    if (rc == TPL_OK)
+        rc = handoff_bench_run(q, r.rd, e);
+    card_watches_close(&watches);
     if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
         tpl_err print_err;
         const char *picks = s->format == TABLE_ALIGNED || s->format == TABLE_MD ? shown : NULL;

@@ -5,6 +5,7 @@
 
 #include "bench/kernels_bench.h"
 #include "bench/links_bench.h"
+#include "cli/card.h"
 #include "cli/options.h"
 
 typedef struct {
@@ -35,7 +36,7 @@ static const cli_option options[] = {
     {"dtype", "LIST", "bf16, f32 weights, caches and inputs of products (default bf16)", false},
     {"backend", "LIST", "cpu, ref, or the name of one row of the kernels table such as cpu_avx2; of collectives cpu or cuda (default cpu)", false},
     {"bytes", "LIST", "of collectives: sizes of a rank's data, such as 512:64M*2 (default a ladder of 11, between cards 14)", false},
-    {"ranks", "KIND", "of collectives: local, threads or ranks that share card 0; nccl, a card each (default local, cuda: nccl)", false},
+    {"ranks", "KIND", "of collectives: local, threads or ranks that share card 0; nccl, a card each (default local, with cuda nccl)", false},
     {"fit-links", "FILE", "of collectives: write the alpha-beta model of the times, for latency --comm-model", true},
     {"filter", "TEXT", "only cases whose name matches: a pattern with * ? [], else a part of the name", false},
     {"max-samples", "N", "cold samples of a case at most (default 400)", false},
@@ -90,7 +91,7 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 }
 
 static const char shown[] = "op,shape,variant,backend=kernel,dtype,threads,batch,context_tok=context,query_tok=query,time_us=time,time_hot_us=hot,gb_s,tflop_s,"
-                            "bound_frac=of bound,n_wrong,ratio,ratio_lo=from,ratio_hi=to,status";
+                            "bound_frac=of bound,bound_by=bound by,n_wrong,ratio,ratio_lo=from,ratio_hi=to,status";
 
 static tpl_code print_list(const kernels_request *q, table_format format, tpl_err *e)
 {
@@ -141,7 +142,7 @@ static tpl_code set_link_types(const kernels_state *s, cli_context *c, links_req
     const char *backend = "cpu";
     if (s->axes.backend)
         TPL_TRY(cli_set_backend(c, s->axes.backend, &backend, e));
-    q->cuda = strcmp(backend, "cuda") == 0;
+    q->cuda = strcmp(backend, "cuda") == 0 || (!s->axes.backend && s->ranks == RANKS_NCCL);
     q->share_card = q->cuda && s->ranks == RANKS_LOCAL && s->ranks_given;
     if (s->ranks != RANKS_LOCAL && s->ranks != RANKS_NCCL)
         return tpl_fail(e, TPL_E_USAGE, "--ranks", "is %s, expected local or nccl", ranks_name(s->ranks));
@@ -186,6 +187,8 @@ static tpl_code run_links(kernels_state *s, cli_context *c, links_request *q, tp
     cli_run r = {0};
     link_model fitted;
     cli_axis tps = {0};
+    card_watches watches = {0};
+    bench_clock clock;
     tpl_err print_err;
     TPL_TRY(set_link_types(s, c, q, e));
     if (s->axes.tp)
@@ -200,7 +203,12 @@ static tpl_code run_links(kernels_state *s, cli_context *c, links_request *q, tp
     TPL_TRY(links_bench_check(q, e));
     TPL_TRY(cli_open_run(c, s->out, s->resume, "kernels", &r, e));
     long before = c->rd ? rd_n_rows(r.rd, RS_KERNELS) : 0;
-    tpl_code rc = links_bench_run(q, r.rd, &fitted, e);
+    const char *backend = q->cuda ? "cuda" : NULL;
+    tpl_code rc = cli_watch_cards(backend, q->share_card ? RANKS_LOCAL : RANKS_NCCL, &watches, r.rd, e);
+    q->measure.clock = cli_clock(backend, &watches, &clock);
+    if (rc == TPL_OK)
+        rc = links_bench_run(q, r.rd, &fitted, e);
+    card_watches_close(&watches);
     bool reading = s->format == TABLE_ALIGNED || s->format == TABLE_MD;
     if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
         tpl_code printed = cli_print_rows(r.rd, RS_KERNELS, before, "Collectives", reading ? link_columns : NULL, s->format, &print_err);

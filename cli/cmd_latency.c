@@ -156,7 +156,7 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 
 static const char shown[] = "model,variant,tp,batch,batch_rule=rule,context_tok=context,decode_tok=decode,"
                             "ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
-                            "kv_bytes_per_tok_rank=cache,bound_frac=of bound,ratio,ratio_lo=from,ratio_hi=to,status";
+                            "kv_bytes_per_tok_rank=cache,bound_frac=of bound,bound_by=bound by,ratio,ratio_lo=from,ratio_hi=to,status";
 
 static bool on_card(const latency_request *q)
 {
@@ -200,9 +200,8 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     if (*ceil.moved)
         log_note("ceilings moved: %s", ceil.moved);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "latency", &r, e));
-    tpl_code rc = on_card(q) ? cli_watch_cards(q->ranks == RANKS_NCCL ? gpu_count() : 1, &watches, r.rd, e) : TPL_OK;
-    clock = card_clock(&watches);
-    q->measure.clock = on_card(q) ? &clock : NULL;
+    tpl_code rc = cli_watch_cards(q->backend, q->ranks, &watches, r.rd, e);
+    q->measure.clock = cli_clock(q->backend, &watches, &clock);
     long before = c->rd ? rd_n_rows(r.rd, RS_LATENCY) : 0; /* a suite's earlier sections have been printed */
     if (rc == TPL_OK && s->format == TABLE_ALIGNED && (t = ceilings_table(&ceil)))
         rc = table_print(t, TABLE_ALIGNED, stdout, e);

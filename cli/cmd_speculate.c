@@ -7,6 +7,7 @@
 #include "bench/spec_auto.h"
 #include "bench/spec_cells.h"
 #include "bench/spec_cosine.h"
+#include "cli/card.h"
 #include "cli/options.h"
 #include "datasets/prompts.h"
 #include "datasets/tasks.h"
@@ -68,7 +69,7 @@ static const cli_option options[] = {
     {"trace", NULL, "write traces/<cell_id>.json (Chrome/Perfetto) of the draft's ranks: by CUPTI on cards, by timers on hosts", false},
     {"published", NULL, "print the paper's tables after one's own", false},
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
-    {"backend", "NAME", "cpu, or cuda: on cards (default cpu)", false},
+    {"backend", "NAME", "cpu, or cuda: on cards (default cuda where there is a card)", false},
     {"ranks", "KIND", "local: threads, or one card that all share; nccl: a card each (default local)", false},
     {"graph", "WHICH", "on a card: on, replay recorded passes; off, enqueue every step (default on)", false},
     {"exchange-us", "N",
@@ -322,7 +323,7 @@ static const char shown[] = "method,tp,draft_tp=dtp,groups,width=w,depth=n,calib
                             "speedup_hi=to,accept_frac_of_n=acc/n,accept_per_draft_tok=acc/tok,tok_per_iteration=tok/"
                             "it,draft_s_per_100_tok=draft,"
                             "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,draft_gain=gain,draft_gain_"
-                            "bound=bound,attn_share=A,calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
+                            "bound=bound,draft_bound_frac=of bound,attn_share=A,calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
 
 static tpl_code print_choices(const speculate_request *q, const spec_choice *choices, int n, double vanilla,
                               table_format format, tpl_err *e)
@@ -472,8 +473,10 @@ static tpl_code measure(const speculate_state *s, cli_context *c, speculate_requ
     TPL_TRY(cli_open_run(c, s->out, s->resume, "speculate", &r, e));
     /* A suite's earlier sections have been printed. */
     long before[] = {c->rd ? rd_n_rows(r.rd, RS_ACCURACY) : 0, c->rd ? rd_n_rows(r.rd, RS_SPECULATE) : 0};
-    tpl_code rc = TPL_OK;
-    if (s->record && !(q->record = fopen(s->record, "w")))
+    card_watches watches = {0};
+    tpl_code rc = cli_watch_cards(q->backend, RANKS_LOCAL, &watches, r.rd, e);
+    card_watches_close(&watches);
+    if (rc == TPL_OK && s->record && !(q->record = fopen(s->record, "w")))
         rc = tpl_fail(e, TPL_E_IO, s->record, "cannot be created");
     if (rc == TPL_OK)
         rc = run_sets(s, c, q, r.rd, e);
@@ -594,6 +597,18 @@ static speculate_request request_of(const speculate_state *s, const cli_context 
     };
 }
 
+static tpl_code choose_backend(speculate_state *s, tpl_err *e)
+{
+    if (!s->backend)
+        s->backend = s->list ? "cpu" : cli_default_backend();
+    bool card = strcmp(s->backend, "cuda") == 0;
+    if (s->ranks == RANKS_NCCL && !card && !s->list)
+        return tpl_fail(e, TPL_E_USAGE, "--ranks", "is nccl, expected with --backend cuda only");
+    if (s->exchange_us > 0 && !card && !s->list)
+        return tpl_fail(e, TPL_E_USAGE, "--exchange-us", "models cards, expected with --backend cuda only");
+    return TPL_OK;
+}
+
 static tpl_code run(void *state, cli_context *c, tpl_err *e)
 {
     speculate_state *s = state;
@@ -604,6 +619,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
         return tpl_fail(e, TPL_E_USAGE, "--base", "is missing, expected a checkpoint folder or shape:NAME");
     TPL_TRY(parse_methods(s, c, &methods, e));
     TPL_TRY(parse_temperatures(s, c, &methods, e));
+    TPL_TRY(choose_backend(s, e));
     fill_numbers(s);
     fill_defaults(s, c);
     lab_calibration cal = {.text = s->calibrate, .cache = true};

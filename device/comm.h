@@ -44,6 +44,8 @@ tpl_code comm_local_create(int n, comm **handles, tpl_err *e);
 /* One handle that stands for rank 0 of n and exchanges nothing: a reduce keeps its own part, a gather fills the others'
  * parts with its own. For timing one rank alone; every row made with it says comm_source=none. */
 tpl_code comm_solo_create(int n, comm **handle, tpl_err *e);
+/* What that rank makes of a collective: a gather repeats its own part, a reduce-scatter keeps it, the rest changes nothing. */
+void comm_alone(comm_op op, int rank, comm_group g, const float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width);
 void comm_destroy(comm *c);
 
 /* Bytes a rank of the group of k sends for one call whose `data` argument holds `bytes`, ring algorithm: all_reduce

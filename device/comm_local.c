@@ -212,13 +212,18 @@ tpl_code comm_local_create(int n, comm **handles, tpl_err *e)
 
 /* ---- one rank alone ---- */
 
-static tpl_code solo_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+void comm_alone(comm_op op, int rank, comm_group g, const float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width)
 {
     if (op == COMM_ALL_GATHER)
         for (int r = 0; r < g.size; r++)
             copy_rows(out + r * width, out_stride, data, data_stride, rows, width);
     if (op == COMM_REDUCE_SCATTER)
-        copy_rows(out, out_stride, data + (c->rank - g.first) * (width / g.size), data_stride, rows, width / g.size);
+        copy_rows(out, out_stride, data + (rank - g.first) * (width / g.size), data_stride, rows, width / g.size);
+}
+
+static tpl_code solo_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
+{
+    comm_alone(op, c->rank, g, data, data_stride, out, out_stride, rows, width);
     return TPL_OK;
 }
 

@@ -1,5 +1,6 @@
-/* procs_own.c - processes that the program starts itself, on one host: copies of it around a piece of shared memory,
- * and the parent, which waits for them and ends all when one dies. */
+/* procs_own.c - processes that the program starts itself, on one host: copies of it around a file in memory, and the
+ * parent, which waits for them and ends all when one dies. */
+#define _GNU_SOURCE /* memfd_create */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -190,7 +191,11 @@ typedef struct {
 static tpl_code make_shared(int n, tpl_err *e)
 {
     size_t bytes = sizeof *shared + (size_t)n * AREA_BYTES;
-    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int fd = memfd_create("tplabench ranks", MFD_CLOEXEC);
+    bool sized = fd >= 0 && ftruncate(fd, (off_t)bytes) == 0;
+    shared = sized ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (fd >= 0)
+        close(fd); /* the mapping, which ranks inherit, keeps the file */
     if (shared == MAP_FAILED)
         return tpl_fail(e, TPL_E_MEMORY, "ranks", "no %zu bytes of shared memory: %s", bytes, strerror(errno));
     pthread_barrierattr_t across;

@@ -87,6 +87,10 @@ static void close_ranks(session *s)
 static tpl_code run_comm(session *s, session_rank *r, const team_rank *tr, const plan_step *step, tpl_err *e)
 {
     mat data = ref_bind(step->in[0], &r->env), out = ref_bind(step->out, &r->env);
+    if (s->silent) {
+        comm_alone(step->comm, tr->p->rank, step->group, data.data, data.stride, out.data, out.stride, data.rows, data.cols);
+        return TPL_OK;
+    }
     return tr->comm->run(tr->comm, step->comm, step->group, data.data, data.stride, out.data, out.stride, data.rows,
                          data.cols, e);
 }
@@ -103,7 +107,7 @@ static tpl_code walk(void *arg, int local_rank, tpl_err *e)
     r->env.rows = s->view.n_rows;
     r->env.logit_rows = s->n_logits;
     tpl_code rc = TPL_OK;
-    for (int i = 0; i < list->n; i++) {
+    for (int i = 0; i < list->n && (local_rank == 0 || !s->alone); i++) {
         const plan_step *step = &list->steps[i];
         if (!step->active || (rc != TPL_OK && !step->is_comm))
             continue;

@@ -435,11 +435,19 @@ static tpl_code run_comm(session *s, int rank, const plan_step *step, int index,
     return rank == step->group.first ? collect(s, rank, index, e) : TPL_OK;
 }
 
-/* A walk stamps where blocks of the list begin. */
-static tpl_code stamp(session *s, int rank, const plan_step *step, tpl_err *e)
+/* Before a step; where ranks meet for all of them, as a collective is enqueued for all. */
+static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
 {
     cuda_session *x = state_of(s);
-    return x->clock ? cuda_clock_step(x->clock, rank, step, x->queues[rank], e) : TPL_OK;
+    const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
+    int first = rank, n = x->clock ? 1 : 0;
+    if (n && step->is_comm && !s->silent && team_opts(s->t)->ranks != RANKS_SOLO) {
+        first = team_of(s)->comm ? 0 : step->group.first;
+        n = team_of(s)->comm ? s->n_ranks : step->group.size;
+    }
+    for (int i = first; i < first + n; i++)
+        TPL_TRY(cuda_clock_step(x->clock, i, &team_plan(s->t, i)->list[s->phase].steps[index], x->queues[i], e));
+    return TPL_OK;
 }
 
 /* Enqueues step `index`, and those after it that the same launch does; how many comes back in *done. */
@@ -457,7 +465,7 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
     }
     const kernel_join *join = kernel_find_join("cuda", calls, n, done);
     for (int i = 0; i < *done; i++)
-        TPL_TRY(stamp(s, rank, &l->steps[index + i], e));
+        TPL_TRY(stamp(s, rank, index + i, e));
     gpu_trace_mark(card_mark_run(card_mark(s->trace_tag, rank, s->phase, index), *done));
     return join ? kernel_run_join(join, &r->ctx, calls, *done, e) : kernel_run("cuda", &r->ctx, &calls[0], e);
 }
@@ -467,7 +475,7 @@ static tpl_code run_alone(session *s, int rank, const plan_step *step, int index
 {
     session_rank *r = &s->ranks[rank];
     op_call call = {0};
-    TPL_TRY(stamp(s, rank, step, e));
+    TPL_TRY(stamp(s, rank, index, e));
     if (s->observer.begin)
         s->observer.begin(s->observer.user, rank, step);
     if (step->is_comm) {
@@ -536,7 +544,10 @@ static tpl_code walk(session *s, tpl_err *e)
     TPL_TRY(gpu_event_record(x->ready, x->queues[0], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(gpu_event_join(x->ready, x->queues[i], e));
-    for (int index = 0; index < team_plan(s->t, 0)->list[s->phase].n; index++)
+    bool by_threads = team_has_threads(s->t) && !s->observer.begin && !s->observer.end;
+    if (by_threads)
+        TPL_TRY(cuda_walk_by_threads(s, run_step, e));
+    for (int index = 0; index < team_plan(s->t, 0)->list[s->phase].n && !by_threads; index++)
         for (int i = 0; i < s->n_ranks; i++)
             TPL_TRY(run_step(s, i, index, e));
     for (int i = 0; i < s->n_ranks && x->clock; i++)

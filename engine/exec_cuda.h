@@ -1,5 +1,5 @@
 /* exec_cuda.h - the inside of the card's executor, shared by exec_cuda.c (walks), exec_cuda_blocks.c (their time by
- * block) and exec_cuda_weights.c (teams).
+ * block), exec_cuda_threads.c (a thread a rank) and exec_cuda_weights.c (teams).
  * For:    those files.  Enter: nobody else.  Owns: see exec.h.  Fails: see exec.h. */
 #ifndef TPL_ENGINE_EXEC_CUDA_H
 #define TPL_ENGINE_EXEC_CUDA_H
@@ -7,6 +7,7 @@
 #include "device/gpu.h"
 #include "device/gpu_comm.h"
 #include "engine/exec.h"
+#include "kernels/card.h"
 
 /* A card that ranks of this process live on, with the tables they share. */
 typedef struct {
@@ -23,6 +24,7 @@ typedef struct {
     dev_buf *weights; /* [n_local] */
     gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, are alone, or reach each
                        * other's memory: then a collective is one launch on its first rank's card (fuzzy plans) */
+    gpu *comm_cards[CARD_MAX_RANKS]; /* the communicator's own, where all ranks live in this process */
 } cuda_team;
 
 /* Stamps of the card's clock where a rank's walk goes on to another block. */
@@ -39,6 +41,10 @@ tpl_code cuda_clock_end(cuda_clock *c, int rank, gpu_queue *q, tpl_err *e);
 /* Adds a pass that has run. */
 tpl_code cuda_clock_read(cuda_clock *c, plan_phase phase, tpl_err *e);
 block_times cuda_clock_times(const cuda_clock *c, int rank, plan_phase phase);
+
+/* Enqueues the session's batch, all ranks' lists at once; step() enqueues one step, a collective for all its ranks. */
+typedef tpl_code (*cuda_step_fn)(session *s, int rank, int index, tpl_err *e);
+tpl_code cuda_walk_by_threads(session *s, cuda_step_fn step, tpl_err *e);
 
 cuda_place *cuda_place_of(cuda_team *c, int local_rank);
 tpl_code cuda_team_open(team *t, tpl_err *e);

@@ -266,6 +266,57 @@ static void name_own_host(void)
     setenv("NCCL_SOCKET_IFNAME", "lo", 0);
 }
 
+/* The communicator of the last team of cards of this process, for the next one of its size: making one takes longer
+ * than anything else a team does. It has cards of its own, as it outlives its team. */
+static struct {
+    gpu *cards[CARD_MAX_RANKS];
+    gpu_comm *comm;
+    int n;
+} kept;
+
+static void drop_kept(void)
+{
+    gpu_comm_destroy(kept.comm);
+    for (int i = 0; i < kept.n; i++)
+        gpu_close(kept.cards[i]);
+    kept.comm = NULL;
+    kept.n = 0;
+}
+
+static tpl_code join_cards(cuda_team *c, int n, tpl_err *e)
+{
+    gpu_comm_id id = {{0}};
+    if (kept.comm && kept.n == n) {
+        memcpy(c->comm_cards, kept.cards, sizeof kept.cards);
+        c->comm = kept.comm;
+        kept.comm = NULL;
+        kept.n = 0;
+        return TPL_OK;
+    }
+    for (int i = 0; i < n; i++)
+        TPL_TRY(gpu_open(gpu_get_facts(c->places[i].card)->ordinal, &c->comm_cards[i], e));
+    TPL_TRY(gpu_comm_new_id(&id, e));
+    return gpu_comm_create(c->comm_cards, 0, n, n, &id, &c->comm, e);
+}
+
+/* A communicator that lost a rank serves nobody. */
+static void leave_cards(cuda_team *c)
+{
+    bool whole = c->comm && c->comm_cards[0] && gpu_comm_check(c->comm, NULL) == TPL_OK;
+    if (whole)
+        drop_kept();
+    if (!whole)
+        gpu_comm_destroy(c->comm);
+    for (int i = 0; i < CARD_MAX_RANKS && c->comm_cards[i]; i++) {
+        if (whole)
+            kept.cards[kept.n++] = c->comm_cards[i];
+        else
+            gpu_close(c->comm_cards[i]);
+    }
+    if (whole)
+        kept.comm = c->comm;
+}
+
 static tpl_code join_ranks(cuda_team *c, team *t, tpl_err *e)
 {
     const team_options *o = team_opts(t);
@@ -275,16 +326,20 @@ static tpl_code join_ranks(cuda_team *c, team *t, tpl_err *e)
         return TPL_OK;
     if (o->plan.fuzzy.groups.n > 0 && !processes)
         return reach_all(c, e);
-    if (processes && procs_are_own() && gpu_count() < o->tp)
+    if (!processes) {
+        TPL_TRY(join_cards(c, o->tp, e));
+        return split_groups(c->comm, team_plan(t, 0), e);
+    }
+    if (procs_are_own() && gpu_count() < o->tp)
         name_own_host();
     gpu **cards = tpl_calloc((size_t)c->n_places, sizeof(gpu *));
     for (int i = 0; i < c->n_places; i++)
         cards[i] = c->places[i].card;
-    tpl_code rc = processes && procs_rank() > 0 ? TPL_OK : gpu_comm_new_id(&id, e);
-    if (rc == TPL_OK && processes)
+    tpl_code rc = procs_rank() > 0 ? TPL_OK : gpu_comm_new_id(&id, e);
+    if (rc == TPL_OK)
         rc = procs_broadcast(&id, sizeof id, e);
     if (rc == TPL_OK)
-        rc = gpu_comm_create(cards, processes ? procs_rank() : 0, team_n_local(t), o->tp, &id, &c->comm, e);
+        rc = gpu_comm_create(cards, procs_rank(), team_n_local(t), o->tp, &id, &c->comm, e);
     free(cards);
     return rc == TPL_OK ? split_groups(c->comm, team_plan(t, 0), e) : rc;
 }
@@ -327,7 +382,7 @@ void cuda_team_close(team *t)
     cuda_team *c = *team_exec_state(t);
     if (!c)
         return;
-    gpu_comm_destroy(c->comm);
+    leave_cards(c);
     for (int i = 0; i < team_n_local(t) && c->places; i++)
         gpu_free(cuda_place_of(c, i)->card, &c->weights[i]);
     for (int i = 0; i < c->n_places; i++)

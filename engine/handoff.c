@@ -99,6 +99,14 @@ int64_t handoff_part_slots(const handoff_part *p, int64_t n_tok, int64_t *first,
 
 /* ---- life ---- */
 
+static bool same_variant(const variant *a, const variant *b)
+{
+    char x[VARIANT_TEXT], y[VARIANT_TEXT];
+    variant_format(a, x);
+    variant_format(b, y);
+    return strcmp(x, y) == 0;
+}
+
 static tpl_code check_pair(const session *from, const session *to, tpl_err *e)
 {
     const plan *a = team_plan(from->t, 0), *b = team_plan(to->t, 0);
@@ -107,7 +115,7 @@ static tpl_code check_pair(const session *from, const session *to, tpl_err *e)
         bo->ranks == RANKS_SOLO)
         return tpl_fail(e, TPL_E_UNSUPPORTED, "hand-off", "teams run as %s and %s, expected all ranks in one process",
                         ranks_name(ao->ranks), ranks_name(bo->ranks));
-    if (team_model(from->t) != team_model(to->t) || memcmp(&a->v, &b->v, sizeof a->v) != 0)
+    if (team_model(from->t) != team_model(to->t) || !same_variant(&a->v, &b->v))
         return tpl_fail(e, TPL_E_USAGE, "hand-off", "the teams run different models or variants");
     if (from->exec != to->exec || ao->kv != bo->kv)
         return tpl_fail(e, TPL_E_USAGE, "hand-off", "the teams have different backends or cache types");

@@ -210,9 +210,19 @@ tpl_code session_assume(session *s, int seq, int len, tpl_err *e)
 
 tpl_code session_set_silent(session *s, bool silent, tpl_err *e)
 {
-    if (team_opts(s->t)->ranks != RANKS_NCCL)
-        return tpl_fail(e, TPL_E_UNSUPPORTED, "collectives", "can be left out only between cards (--ranks nccl)");
+    bool threads = team_opts(s->t)->ranks == RANKS_LOCAL && team_exec(s->t)->host;
+    if (team_opts(s->t)->ranks != RANKS_NCCL && !threads)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "collectives", "can be left out only between threads of a host or cards (--ranks nccl)");
     s->silent = silent;
+    s->alone = false;
+    return TPL_OK;
+}
+
+tpl_code session_set_alone(session *s, tpl_err *e)
+{
+    if (team_opts(s->t)->ranks != RANKS_LOCAL || !team_exec(s->t)->host)
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "ranks", "one can work alone only where they are threads of a host");
+    s->silent = s->alone = true;
     return TPL_OK;
 }
 

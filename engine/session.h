@@ -39,8 +39,10 @@ tpl_code session_fill_random(session *s, uint64_t seed, tpl_err *e);
 /* The sequence holds len tokens from now on, no fewer than before; of the new ones whatever is in its pages. */
 tpl_code session_assume(session *s, int seq, int len, tpl_err *e);
 /* Leaves collectives out of passes, so that their time can be told from the rest: a gather repeats a rank's own part, a
- * reduce-scatter keeps it. TPL_E_UNSUPPORTED where ranks are not on cards of their own. */
+ * reduce-scatter keeps it. TPL_E_UNSUPPORTED where ranks are neither on cards of their own nor threads of a host. */
 tpl_code session_set_silent(session *s, bool silent, tpl_err *e);
+/* The same, and only rank 0 works, until session_set_silent(). TPL_E_UNSUPPORTED but for threads of a host. */
+tpl_code session_set_alone(session *s, tpl_err *e);
 
 /* From now on the sequence's rows are nodes of a tree that grows over several passes; what is cached is its prefix.
  * session_keep_path() or a truncation to the prefix ends it. */

@@ -349,20 +349,19 @@ static tpl_code verify(speculator *s, state *st, tpl_err *e)
     return TPL_OK;
 }
 
-/* Follows first children for as many levels as `wanted`, or level by level by chance. */
+/* Keeps as many levels as `wanted`, or level by level by chance, of the path to the deepest level's first node: a tree's
+ * likeliest children may have none of their own. */
 static void accept_by_count(speculator *s, state *st, int wanted)
 {
     accept_result *k = &s->kept;
-    int node = -1;
-    for (k->n = 0;; k->path[k->n++] = node) {
-        int child = tree_next_child(&s->tree, node, -1);
-        bool more = wanted >= 0 ? k->n < wanted : rng_uniform(&st->r) < s->o.assume_accept;
-        k->exhausted = child < 0;
-        if (child < 0 || !more)
+    int levels = tree_levels(&s->tree);
+    for (int node = s->tree.level0, i = levels - 1; i >= 0; node = s->tree.nodes[node].parent)
+        k->path[i--] = node;
+    for (k->n = 0; k->n < levels; k->n++)
+        if (wanted >= 0 ? k->n >= wanted : rng_uniform(&st->r) >= s->o.assume_accept)
             break;
-        node = child;
-    }
-    k->bonus = accept_best(&s->judge, node);
+    k->exhausted = k->n == levels;
+    k->bonus = accept_best(&s->judge, k->n ? k->path[k->n - 1] : -1);
 }
 
 static void judge(speculator *s, state *st)

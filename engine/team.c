@@ -259,7 +259,8 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
     tpl_code rc = create_ranks(t, v, e);
     if (rc == TPL_OK)
         rc = t->exec->team_open(t, e);
-    if (rc == TPL_OK && t->exec->host)
+    /* A card's ranks need none, but where every step of every pass is enqueued for cards of their own. */
+    if (rc == TPL_OK && (t->exec->host || (o->ranks == RANKS_NCCL && o->no_graph)))
         rc = start_workers(t, e);
     if (rc != TPL_OK) {
         team_destroy(t);
@@ -293,6 +294,11 @@ void team_destroy(team *t)
     pthread_cond_destroy(&t->end);
     pthread_mutex_destroy(&t->lock);
     free(t);
+}
+
+bool team_has_threads(const team *t)
+{
+    return t->workers != NULL;
 }
 
 int team_n_local(const team *t)

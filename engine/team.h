@@ -67,6 +67,8 @@ const float *team_rope_cos(const team *t);
 const float *team_rope_sin(const team *t);
 const float *const *team_alpha(const team *t); /* NULL without a transform */
 
+/* Whether local ranks have threads of their own. */
+bool team_has_threads(const team *t);
 /* Calls fn(arg, local_rank) on every local rank's thread and waits; gives the first failing rank's error. Between passes
  * others may use the threads too (eval/ for what it makes of logits); a card's ranks have none: one after the other. */
 tpl_code team_run(team *t, tpl_code (*fn)(void *arg, int local_rank, tpl_err *e), void *arg, tpl_err *e);

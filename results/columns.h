@@ -118,7 +118,9 @@
     X(ttft_ratio_hi, REAL, VALUE, "", "upper end of its bootstrap 95% interval") \
     X(comm_model,  TEXT, CONFIG, "", "link model that comm_ms_modelled comes from; empty: none") \
     X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
-    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped")
+    X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped") \
+    X(ttft_ms_modelled, REAL, VALUE, "ms", "ttft_ms and the modelled communication of the prefill together") \
+    X(bound_by,    TEXT, VALUE,  "", "ceilings that bound_ms is made of, by share: `read`, `copy`, `update`, or matrix products `f32`, `bf16`")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
@@ -154,7 +156,8 @@
     X(ratio_lo,    REAL, VALUE,  "", "lower end of its bootstrap 95% interval") \
     X(ratio_hi,    REAL, VALUE,  "", "upper end of its bootstrap 95% interval") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(bound_by,    TEXT, VALUE,  "", "ceilings that bound_us is made of, by share: `read`, `copy`, `update`, or matrix products `f32`, `bf16`")
 
 #define RS_SPECULATE_COLUMNS(X) \
     X(base,        TEXT, CONFIG, "", "name of the base checkpoint") \
@@ -212,6 +215,8 @@
     X(comm_source, TEXT, VALUE,  "", "communication inside the times: `measured`, `modelled` or `none`") \
     X(calibrate_over_tok, REAL, VALUE, "", "time of a calibration over that of an exact pass of one token") \
     X(verify_over_tok, REAL, VALUE, "", "time of a verification over that of one decode step of the base") \
+    X(draft_bound_frac, REAL, VALUE, "0-1", "drafting time an iteration of the ordinary draft on one rank over draft_gain_bound, over this row's") \
+    X(attn_overlap, REAL, VALUE, "0-1", "attention time that ranks 0 and 1 have in common within a group, over the shorter one's") \
     X(exchange_us, REAL, VALUE,  "us", "a group's broadcast and gather, and the wait for them, on rank 0; as taken where modelled") \
     X(draft_ms_measured, REAL, VALUE, "ms", "an iteration's drafting as it was timed, where the other columns are modelled")
 

@@ -3,6 +3,7 @@
  * context. */
 #include <string.h>
 
+#include "kernels/cpu/attn_gqa_decode.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/flash.h"
 #include "kernels/paging.h"
@@ -470,7 +471,8 @@ static size_t gqa_cut(const op_attn_gqa *o, float *base, gqa_work *w)
 size_t cpu_scratch_attn_gqa(const op_call *call)
 {
     gqa_work w;
-    return gqa_cut(&call->attn_gqa, NULL, &w);
+    size_t bytes = gqa_cut(&call->attn_gqa, NULL, &w), decode = gqa_decode_scratch(&call->attn_gqa);
+    return bytes > decode ? bytes : decode;
 }
 
 static void gqa_point_at(gqa_work *w, int64_t kv_head)
@@ -572,9 +574,14 @@ tpl_code cpu_attn_gqa(const simd_ops *v, kernel_ctx *ctx, const op_call *call, t
         w.f.dk /= 2;
         w.block = least(w.block, GQA_PAIR_TOK);
     }
+    bool in_place = o->window == 0 && !o->batch->row_mask && gqa_decode_fits(v, ctx->compute, o);
     for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
         source s = {v, ctx->compute, &o->kv, seq, w.f.pairs};
         int64_t n = batch_seq_rows(o->batch, seq);
+        if (in_place && n == 1) {
+            gqa_decode(v, o, seq, ctx->scratch);
+            continue;
+        }
         for (int64_t i = 0; i < n; i += w.rows)
             gqa_rows(&s, o, &w, i, least(w.rows, n - i));
     }

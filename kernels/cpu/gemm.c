@@ -125,7 +125,7 @@ static tpl_code block_multiply(const plan_nt *p, int64_t n0, int64_t n, int64_t 
         p->env->simd->gemm_nt(&g);
         return TPL_OK;
     }
-    gemm_shape s = {p->x.rows, n, k, p->x.stride, stride, out->stride, add};
+    gemm_shape s = {p->x.rows, n, k, p->x.stride, stride, out->stride, add, false};
     return p->type == DT_BF16 ? gemm_bf16(&s, x, w, c, e) : gemm_f32(&s, x, w, c, e);
 }
 
@@ -251,6 +251,21 @@ static mat pack_x(const gemm_env *env, const mat *x, int64_t n)
     return packed;
 }
 
+/* From here on the library's product of bf16 values is the faster one (measured at k 128, n 512). */
+static bool small_is_library(const gemm_env *env, const mat *x, const mat *w)
+{
+    return env->compute == DT_BF16 && w->dtype == DT_BF16 && x->rows > THIN_ROWS_FAR && gemm_has_bf16();
+}
+
+static tpl_code small_library(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed,
+                              bool accumulate, tpl_err *e)
+{
+    int64_t k = transposed ? w->cols : w->rows, n = transposed ? w->rows : w->cols;
+    mat in = round_x(env, x, DT_BF16, n);
+    gemm_shape s = {x->rows, n, k, in.stride, w->stride, out->stride, accumulate, !transposed};
+    return gemm_bf16(&s, in.data, w->data, out->data, e);
+}
+
 static void small_rows(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed,
                        bool accumulate)
 {
@@ -281,11 +296,16 @@ static void small_rows(const gemm_env *env, const mat *x, const mat *w, const ma
     }
 }
 
-void gemm_small(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed, bool accumulate)
+tpl_code gemm_small(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed, bool accumulate,
+                    tpl_err *e)
 {
     for (int64_t r = 0; r < x->rows; r += ROUND_ROWS) {
         int64_t rows = least(ROUND_ROWS, x->rows - r);
         mat x_part = mat_rows(x, r, rows), out_part = mat_rows(out, r, rows);
-        small_rows(env, &x_part, w, &out_part, transposed, accumulate);
+        if (small_is_library(env, &x_part, w))
+            TPL_TRY(small_library(env, &x_part, w, &out_part, transposed, accumulate, e));
+        else
+            small_rows(env, &x_part, w, &out_part, transposed, accumulate);
     }
+    return TPL_OK;
 }

@@ -26,20 +26,22 @@ size_t gemm_scratch_bytes(int64_t rows, int64_t k, int64_t n);
 tpl_code gemm_nt(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool accumulate, tpl_err *e);
 
 /* The same for a weight of few values (one head's): w [k, n] or, transposed, [n, k]. */
-void gemm_small(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed, bool accumulate);
+tpl_code gemm_small(const gemm_env *env, const mat *x, const mat *w, const mat *out, bool transposed, bool accumulate,
+                    tpl_err *e);
 
 /* ---- oneDNN ---- */
 
-/* A product c [m, n] (+)= a [m, k] b [n, k]^T; strides in elements. */
+/* A product c [m, n] (+)= a [m, k] b [n, k]^T, or b [k, n] where `plain`; strides in elements. */
 typedef struct {
     int64_t m, n, k, lda, ldb, ldc;
-    bool accumulate;
+    bool accumulate, plain;
 } gemm_shape;
 
 /* bf16 inputs, f32 sums. False: this processor or build of oneDNN has no such product. */
 bool gemm_has_bf16(void);
 tpl_code gemm_bf16(const gemm_shape *s, const bf16 *a, const bf16 *b, float *c, tpl_err *e);
 
+/* Never plain. */
 tpl_code gemm_f32(const gemm_shape *s, const float *a, const float *b, float *c, tpl_err *e);
 
 #endif

@@ -69,7 +69,7 @@ static product_cache *cache_get(void)
 static bool shape_equal(const gemm_shape *a, const gemm_shape *b)
 {
     return a->m == b->m && a->n == b->n && a->k == b->k && a->lda == b->lda && a->ldb == b->ldb && a->ldc == b->ldc &&
-           a->accumulate == b->accumulate;
+           a->accumulate == b->accumulate && a->plain == b->plain;
 }
 
 static dnnl_memory_desc_t describe(dnnl_data_type_t type, int64_t rows, int64_t cols, int64_t row_stride,
@@ -108,7 +108,7 @@ static dnnl_status_t make_primitive(dnnl_engine_t engine, const dnnl_matmul_desc
 
 static dnnl_status_t product_init(product *p, dnnl_engine_t engine, const gemm_shape *s)
 {
-    dnnl_memory_desc_t a = describe(dnnl_bf16, s->m, s->k, s->lda, 1), b = describe(dnnl_bf16, s->k, s->n, 1, s->ldb);
+    dnnl_memory_desc_t a = describe(dnnl_bf16, s->m, s->k, s->lda, 1), b = describe(dnnl_bf16, s->k, s->n, s->plain ? s->ldb : 1, s->plain ? 1 : s->ldb);
     dnnl_memory_desc_t c = describe(dnnl_f32, s->m, s->n, s->ldc, 1);
     dnnl_matmul_desc_t desc;
     dnnl_status_t status = dnnl_matmul_desc_init(&desc, &a, &b, NULL, &c);

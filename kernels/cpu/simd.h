@@ -29,6 +29,21 @@ typedef struct {
     bool accumulate;
 } simd_gemm;
 
+/* Decode attention of up to 8 query heads that share a key, against tokens of a bf16 cache in place. Rows of `o`, `max`
+ * and `sum` are the instruction set's own order, gqa_end() knows it; at first o and sum are 0, max -inf. */
+enum { SIMD_GQA_HEADS = 8, SIMD_GQA_TOK = 64 };
+
+typedef struct {
+    int64_t n, dim;            /* tokens, at most SIMD_GQA_TOK; a head's width, a multiple of 32 */
+    const bf16 *keys, *values; /* of the first token's key head, tokens `step` elements apart */
+    int64_t step;
+    const bf16 *q;           /* [dim / 4][SIMD_GQA_HEADS][4] */
+    float scale_log2;        /* of scores, times log2 e */
+    float *o, *max, *sum;    /* [SIMD_GQA_HEADS * dim], [SIMD_MAX_LANES] */
+    const char *ahead;       /* memory to bring nearer meanwhile */
+    int64_t ahead_bytes;
+} simd_gqa;
+
 /* Products of bf16 values two by two, where the processor has them faster than f32 products. A pair is a 4-byte word whose
  * lower half comes first; arrays of words are typed float so that they move through transpose() and share simd_gemm. */
 typedef struct {
@@ -38,6 +53,8 @@ typedef struct {
     void (*gemm)(const simd_gemm *g);
     /* dst[i] = the pair (even[i], odd[i]); odd NULL: zeros. */
     void (*interleave)(float *dst, const bf16 *even, const bf16 *odd, int64_t n);
+    void (*gqa_add)(const simd_gqa *g);                            /* NULL: none */
+    void (*gqa_end)(const simd_gqa *g, int64_t heads, float *out); /* out [heads, dim]: averages, 0 where nothing was seen */
 } simd_pairs;
 
 typedef struct {
@@ -81,5 +98,7 @@ typedef struct {
 extern const simd_ops simd_portable, simd_avx2, simd_avx512;
 extern const simd_pairs simd_avx512bf16;
 void simd_pack_avx512(float *dst, const void *w, bool is_bf16, int64_t ldw, int64_t n, int64_t k); /* simd_avx512's pack */
+void simd_gqa_add(const simd_gqa *g); /* of simd_avx512bf16 */
+void simd_gqa_end(const simd_gqa *g, int64_t heads, float *out);
 
 #endif

@@ -104,7 +104,11 @@ static void interleave(float *dst, const bf16 *even, const bf16 *odd, int64_t n)
     }
 }
 
-const simd_pairs simd_avx512bf16 = {.available = available, .gemm = gemm, .interleave = interleave};
+const simd_pairs simd_avx512bf16 = {.available = available,
+                                    .gemm = gemm,
+                                    .interleave = interleave,
+                                    .gqa_add = simd_gqa_add,
+                                    .gqa_end = simd_gqa_end};
 #else
 static bool available(void)
 {

@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/simd.h"
 
-enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS };
+enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS, FAR_VALUES = 1 << 20 };
 
 typedef float vf __attribute__((vector_size(SIMD_BYTES)));
 typedef int32_t vi __attribute__((vector_size(SIMD_BYTES)));
@@ -367,6 +367,7 @@ INLINE void thin(const int mr, const int nc, const bool is_bf16, const simd_gemm
 {
     vf sum[THIN_ROWS][4];
     const float *a = g->a + row * g->lda;
+    bool ahead = row == 0 && g->n * g->ldb > FAR_VALUES;
 #pragma GCC unroll 4
     for (int i = 0; i < mr; i++)
 #pragma GCC unroll 4
@@ -378,6 +379,8 @@ INLINE void thin(const int mr, const int nc, const bool is_bf16, const simd_gemm
 #pragma GCC unroll 4
         for (int j = 0; j < nc; j++)
             w[j] = load_b(g->b, is_bf16, (col + j) * g->ldb + p);
+        for (int j = 0; j < nc && ahead; j++) /* the rows of b that come next, into the second cache */
+            __builtin_prefetch((const char *)g->b + ((col + nc + j) * g->ldb + p) * (is_bf16 ? 2 : 4), 0, 2);
 #pragma GCC unroll 4
         for (int i = 0; i < mr; i++) {
             vf x = load(a + i * g->lda + p);

@@ -11,6 +11,22 @@ static const ceilings machine = {
 
 TestSuite(bound);
 
+Test(bound, says_what_it_is_made_of)
+{
+    bound_parts p = {0};
+    char text[BOUND_TEXT];
+    bound_describe(&p, text);
+    cr_expect_str_eq(text, "");
+    bound_add_parts(&machine, (op_cost_sum){20e6, 0, 1e6}, false, DT_BF16, 1, &p); /* 1000 us of reading */
+    bound_describe(&p, text);
+    cr_expect_str_eq(text, "read");
+    bound_add_parts(&machine, (op_cost_sum){3e6, 1e6, 0}, false, DT_F32, 1, &p); /* 200 copied, 100 read */
+    bound_add_parts(&machine, (op_cost_sum){1e3, 0, 0.2e9}, false, DT_BF16, 1, &p); /* 800 us of products */
+    bound_add_parts(&machine, (op_cost_sum){1e3, 0, 1e6}, false, DT_F32, 1, &p); /* 10 us: too little to say */
+    bound_describe(&p, text);
+    cr_expect_str_eq(text, "read 52% bf16 38% copy 9%");
+}
+
 Test(bound, is_the_larger_of_bytes_at_their_own_mix_and_flops)
 {
     static const struct {

@@ -218,3 +218,25 @@ Test(latency, long_decodes_are_sampled_evenly)
     csv_table_destroy(t);
     close_world(w);
 }
+
+/* A rank alone exchanges nothing: a variant that would send other amounts has times but no ratio. */
+Test(latency, ranks_alone_compare_only_what_sends_the_same)
+{
+    static const struct {
+        const char *text;
+        bool has_ratio;
+    } cases[] = {{"tpla:g=2:u=id", true}, {"tpla:g=2:u=id:proj=rs", false}, {"mla-dcp", false}};
+    for (int i = 0; i < 3; i++) {
+        world *w = open_world(MLA, "mla", cases[i].text);
+        tpl_code rc;
+        tpl_err e = {0};
+        w->q.ranks = RANKS_SOLO;
+        w->q.measure.noisy_ci_frac = 1e9;
+        csv_table *t = run(w, &rc, &e);
+        cr_assert(rc == TPL_OK && t && csv_table_n_rows(t) == 2, "%s: %s", e.where, e.what);
+        cr_expect(real(t, 1, "tpot_ms") > 0 && !*csv_table_text(t, 1, "ratio") == !cases[i].has_ratio, "%s: %s",
+                  cases[i].text, csv_table_text(t, 1, "note"));
+        csv_table_destroy(t);
+        close_world(w);
+    }
+}

@@ -1,5 +1,6 @@
 /* What the speculation bench computes: bounds, expectations, intervals, replay files; and rows of a short run. */
 #include "bench/spec_auto.h"
+#include "bench/spec_card.h"
 #include "bench/spec_cosine.h"
 #include "bench/spec_profile.h"
 
@@ -26,6 +27,23 @@ Test(speculate_bench, bounds_the_gain_of_drafting)
 }
 
 /* By hand: keep 0.8, 0.5, 0.5; width 2. n 2: 1 + 0.8 + 0.4 tokens in 1 + 0.5 + 2 + 4 * 0.1 + 0.1 s. */
+/* Groups of 1, 3 and 1 layers whose attention takes 1 .. 5 s. Two devices, layer i of a group on device i mod 2: of 2, 3
+ * and 4 the first takes 2 + 4, so that 3 are saved; in blocks 2 + 3 and 4: 4 are. Three devices save all but the 4. */
+Test(speculate_bench, models_devices_from_times_of_one)
+{
+    layer_groups g = {3, {1, 3, 1}};
+    double attention[GROUPS_MAX] = {1, 2, 3, 4, 5};
+    int n;
+    cr_expect_float_eq(spec_saved_by_devices(&g, 2, false, attention, &n), 3, 1e-12);
+    cr_expect_eq(n, 1);
+    cr_expect_float_eq(spec_saved_by_devices(&g, 2, true, attention, &n), 4, 1e-12);
+    cr_expect_float_eq(spec_saved_by_devices(&g, 3, false, attention, &n), 5, 1e-12);
+    cr_expect_float_eq(spec_saved_by_devices(&g, 1, false, attention, &n), 0, 1e-12);
+    cr_expect_eq(n, 0);
+    /* 10 for the first pass, then four of 20 - 3 + 2 exchanges of 0.5. */
+    cr_expect_float_eq(spec_draft_on_devices(&(spec_draft_times){10, 20, 4, 0.5}, 3, 2), 82, 1e-12);
+}
+
 Test(speculate_bench, expects_tokens_by_the_cost_model)
 {
     spec_trial t = {
@@ -192,7 +210,7 @@ static void close_run(short_run *r)
 
 /* vanilla; sd and tree at draft tp 1 and 2; easyspec. Every text is vanilla's; replayed rows say so and keep the
  * counts. */
-Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 120)
+Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 280)
 {
     static const char *const methods[] = {"vanilla", "sd", "sd", "tree", "tree", "easyspec"};
     short_run r;
@@ -290,7 +308,7 @@ Test(speculate_bench, measures_how_far_fuzzy_states_stray)
     close_run(&r);
 }
 
-Test(speculate_bench, chooses_by_trial, .timeout = 120)
+Test(speculate_bench, chooses_by_trial, .timeout = 280)
 {
     static char *groups[] = {"rule:1", "rule:4"};
     static const int64_t widths[] = {1, 3};

@@ -107,7 +107,13 @@ Test(footprint, sessions_assume_what_they_never_computed)
         first[i > 0] = now;
     }
     cr_expect(session_assume(s, seq, 101, &e) == TPL_E_INPUT && session_len(s, seq) == 91);
-    cr_expect(session_set_silent(s, true, &e) == TPL_E_UNSUPPORTED);
+    float with = session_logits(s, 0)[7];
+    for (int i = 0; i < 3; i++) { /* without collectives, without the other rank, with all again */
+        session_truncate(s, seq, 90);
+        cr_assert((i == 1 ? session_set_alone(s, &e) : session_set_silent(s, i == 0, &e)) == TPL_OK);
+        cr_assert(session_forward(s, PHASE_DECODE, &(batch_row){seq, 5, ROW_CHAIN, true}, 1, &e) == TPL_OK);
+        cr_expect((session_logits(s, 0)[7] == with) == (i == 2), "turn %d", i);
+    }
     session_destroy(s);
     lab_run_close(&r);
     lab_close(l);

@@ -464,6 +464,30 @@ Test(speculate, assumes_an_acceptance_for_timing)
     close_duo(&d);
 }
 
+/* A tree keeps as many levels as were asked for, whatever its shape: all but the first of 12 iterations accept 3 of 3. */
+Test(speculate, replays_through_the_depth_of_a_tree)
+{
+    enum { N = 12 };
+    uint8_t counts[N];
+    int32_t out[1 + 4 * N];
+    duo d;
+    tpl_err e = {0};
+    memset(counts, 3, sizeof counts);
+    counts[0] = 0;
+    open_duo(&d, (duo_setup){.vocab = 8}, (spec_options){.method = SPEC_TREE, .depth = 3, .width = 2});
+    spec_record all = {counts, N, 0};
+    spec_run r = {.prompt = prompts[0],
+                  .n_prompt = PROMPT,
+                  .max_new = 1 + 1 + 4 * (N - 1),
+                  .stop_id = -1,
+                  .out = out,
+                  .replay = &all};
+    cr_assert(spec_generate(d.s, &r, &d.stats, &e) == TPL_OK, "%s", e.what);
+    cr_expect_eq(d.stats.n_iterations, N);
+    cr_expect_eq(d.stats.n_accepted, 3 * (N - 1), "%d accepted", (int)d.stats.n_accepted);
+    close_duo(&d);
+}
+
 /* No path as likely as 2: only the first level is drafted. */
 Test(speculate, stops_drafting_when_the_draft_is_unsure)
 {

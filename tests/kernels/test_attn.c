@@ -416,8 +416,9 @@ static void gqa_expected(const world *w, const op_attn_gqa *o, tpl_dtype compute
     free(q);
 }
 
-static void check_gqa(const world_spec *spec, int32_t heads, int32_t kv_heads, int32_t dim, tpl_dtype compute,
-                      const char *tol)
+/* Keys begin an odd number of columns into the row, or `even`. */
+static void check_gqa_at(const world_spec *spec, int32_t heads, int32_t kv_heads, int32_t dim, tpl_dtype compute,
+                         const char *tol, bool even)
 {
     rng r = rng_make(13, 0);
     world *w = world_create(spec, 2 * kv_heads * dim + 4, 6);
@@ -427,8 +428,8 @@ static void check_gqa(const world_spec *spec, int32_t heads, int32_t kv_heads, i
                        .heads = heads,
                        .kv_heads = kv_heads,
                        .head_dim = dim,
-                       .k_off = kv_heads * dim + 1,
-                       .v_off = 1,
+                       .k_off = kv_heads * dim + (even ? 2 : 1),
+                       .v_off = even ? 0 : 1,
                        .window = spec->window,
                        .kv = w->kv,
                        .scale = spec->whole ? 1 : 0.6f,
@@ -448,6 +449,27 @@ static void check_gqa(const world_spec *spec, int32_t heads, int32_t kv_heads, i
     mats_free(&o->q);
     free(out);
     world_destroy(w);
+}
+
+static void check_gqa(const world_spec *spec, int32_t heads, int32_t kv_heads, int32_t dim, tpl_dtype compute,
+                      const char *tol)
+{
+    check_gqa_at(spec, heads, kv_heads, dim, compute, tol, false);
+}
+
+/* Sizes that a bf16 cache is multiplied at in place: whole and partial sets of heads, blocks across pages. */
+Test(attn, gqa_decodes_in_place)
+{
+    static const world_spec spec[] = {
+        {.name = "in_place", .n_seqs = 3, .prefix = {300, 64, 0}, .rows = {1, 1, 1}, .page_tok = 16, .mod = 1, .dtype = DT_BF16},
+        {.name = "in_place_long_pages", .n_seqs = 2, .prefix = {517, 63}, .rows = {1, 3}, .page_tok = 100, .mod = 1, .dtype = DT_BF16},
+        {.name = "in_place_shared", .n_seqs = 2, .prefix = {301, 0}, .rows = {1, 1}, .page_tok = 64, .mod = 2, .dtype = DT_BF16}};
+    for (int i = 0; i < 3; i++) {
+        check_gqa_at(&spec[i], 16, 2, 32, DT_BF16, "attn_bf16", true);
+        check_gqa_at(&spec[i], 14, 2, 64, DT_BF16, "attn_bf16", true);
+        check_gqa_at(&spec[i], 5, 1, 128, DT_BF16, "attn_bf16", true);
+        check_gqa_at(&spec[i], 26, 2, 96, DT_BF16, "attn_bf16", false);
+    }
 }
 
 Test(attn, gqa_matches_definition)
