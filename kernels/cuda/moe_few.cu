@@ -6,7 +6,14 @@
 
 #include "kernels/cuda/joins.h"
 
-enum { MOST_SEGMENTS = 32, DOWN_DEPTH = 8, DOWN_RING = DOWN_DEPTH * 2 * SK_THREADS, MOST_INNER = 24576, MOST_ROWS = 2 };
+enum {
+    MOST_SEGMENTS = 32,
+    DOWN_DEPTH = 8,
+    DOWN_RING = DOWN_DEPTH * 2 * SK_THREADS,
+    MOST_INNER = 24576,
+    MOST_ROWS = 2,
+    MOST_DIM = 4096
+};
 
 /* Segments: first n_shared of the experts that all rows go to, then a row's routes. */
 typedef struct {
@@ -173,7 +180,7 @@ static bool in_pieces(const mat *m, int n)
 bool cuda_few_has(const op_moe_experts *o)
 {
     if (o->x.cols % 8 || o->ffn % 8 || o->n_local < 1 || o->ids.cols > MOST_SEGMENTS || o->x.rows > MOST_ROWS ||
-        o->ids.cols * ((o->ffn + 63) / 64 * 64) > MOST_INNER || o->x.cols > 16384 || !in_pieces(&o->x, 1))
+        o->ids.cols * ((o->ffn + 63) / 64 * 64) > MOST_INNER || o->x.cols > MOST_DIM || !in_pieces(&o->x, 1))
         return false;
     return !o->gate || !o->gate[0].data ||
            (in_pieces(o->gate, o->n_local) && in_pieces(o->up, o->n_local) && in_pieces(o->down, o->n_local));
@@ -225,7 +232,8 @@ static void launch_inner(kernel_ctx *ctx, const op_moe_experts *o, const shared_
     a.n_local = o->n_local;
     if (c)
         set_shared(&a, c);
-    skinny_launch<skinny_shape<2, 4, false, true, true>>(cu_stream(ctx), a, (int)o->x.rows * (a.top_k + a.n_shared), 3);
+    skinny_launch<skinny_shape<2, 3, false, true, true>>(cu_stream(ctx), a, (int)o->x.rows * (a.top_k + a.n_shared),
+                                                         64);
 }
 
 static void launch_down(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls *c)

@@ -492,7 +492,7 @@ template <bool NORM, bool SWIGLU> static bool skinny_run(cudaStream_t stream, co
         return skinny_launch<skinny_shape<4, 2>>(stream, a, heads, 64);
     if (tiles < sms && !SWIGLU)
         return skinny_launch<skinny_shape<1, 6, NORM>>(stream, a, heads, 64);
-    if (a.k <= 2048 && tiles > 2 * sms)
+    if (a.k <= 2048 && tiles >= sms)
         return skinny_launch<skinny_shape<2, 3, NORM, SWIGLU>>(stream, a, heads, tiles < 4000 ? 3 : 64);
     int per_sm = tiles <= 2 * sms ? 2 : tiles <= 3 * sms ? 3 : tiles < 4000 ? 2 : 64;
     return skinny_launch<skinny_shape<2, 4, NORM, SWIGLU>>(stream, a, heads, per_sm);
