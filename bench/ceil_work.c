@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/dtype.h"
 #include "base/rng.h"
+#include "bench/packed_product.h"
 #include "kernels/kernels.h"
 
 static const struct {
@@ -158,96 +159,34 @@ static double product_sgemm(ceil_state *s)
     return status == dnnl_success ? product_flops : 0;
 }
 
-/* oneDNN with the weight in the layout that it likes best, packed beforehand. */
-typedef struct {
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    dnnl_primitive_desc_t desc;
-    dnnl_primitive_t run;
-    dnnl_memory_t a, b, c;
-} packed;
-
 static void close_packed(ceil_state *s)
 {
-    packed *p = s->library;
-    if (p) {
-        dnnl_primitive_destroy(p->run);
-        dnnl_primitive_desc_destroy(p->desc);
-        dnnl_memory_destroy(p->a);
-        dnnl_memory_destroy(p->b);
-        dnnl_memory_destroy(p->c);
-        dnnl_stream_destroy(p->stream);
-        dnnl_engine_destroy(p->engine);
-        free(p);
-    }
+    packed_product_close(s->library);
     s->library = NULL;
     close_buffers(s);
 }
 
-static dnnl_status_t describe_packed(packed *p, dnnl_data_type_t type)
+static tpl_code open_packed(ceil_state *s, tpl_dtype type, tpl_err *e)
 {
-    dnnl_dims_t dims = {SIDE, SIDE};
-    dnnl_memory_desc_t a, b, c;
-    dnnl_matmul_desc_t d;
-    dnnl_memory_desc_init_by_tag(&a, 2, dims, type, dnnl_ab);
-    dnnl_memory_desc_init_by_tag(&b, 2, dims, type, dnnl_format_tag_any);
-    dnnl_memory_desc_init_by_tag(&c, 2, dims, dnnl_f32, dnnl_ab);
-    dnnl_status_t status = dnnl_matmul_desc_init(&d, &a, &b, NULL, &c);
-    return status == dnnl_success ? dnnl_primitive_desc_create(&p->desc, &d, NULL, p->engine, NULL) : status;
-}
-
-/* The memory that the product wants for one operand; oneDNN owns its bytes. Small numbers, so that none is denormal. */
-static dnnl_status_t make_operand(packed *p, dnnl_query_t which, dnnl_memory_t *out)
-{
-    const dnnl_memory_desc_t *d = dnnl_primitive_desc_query_md(p->desc, which, 0);
-    void *data = NULL;
-    dnnl_status_t status = d ? dnnl_memory_create(out, d, p->engine, DNNL_MEMORY_ALLOCATE) : dnnl_unimplemented;
-    if (status == dnnl_success)
-        status = dnnl_memory_get_data_handle(*out, &data);
-    if (status == dnnl_success)
-        memset(data, 0x3c, dnnl_memory_desc_get_size(d)); /* 0x3c3c is 0.0115 in bf16 and 0x3c3c3c3c in f32 */
-    return status;
-}
-
-static tpl_code open_packed(ceil_state *s, dnnl_data_type_t type, tpl_err *e)
-{
-    packed *p = s->library = tpl_calloc(1, sizeof *p);
-    dnnl_status_t status = dnnl_engine_create(&p->engine, dnnl_cpu, 0);
-    if (status == dnnl_success)
-        status = dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags);
-    if (status == dnnl_success)
-        status = describe_packed(p, type);
-    if (status == dnnl_success)
-        status = make_operand(p, dnnl_query_src_md, &p->a);
-    if (status == dnnl_success)
-        status = make_operand(p, dnnl_query_weights_md, &p->b);
-    if (status == dnnl_success)
-        status = make_operand(p, dnnl_query_dst_md, &p->c);
-    if (status == dnnl_success)
-        status = dnnl_primitive_create(&p->run, p->desc);
-    return status == dnnl_success
-               ? TPL_OK
-               : tpl_fail(e, TPL_E_UNSUPPORTED, "oneDNN", "offers no product of this type: status %d", (int)status);
+    packed_product *p;
+    TPL_TRY(packed_product_open(SIDE, SIDE, SIDE, type, &p, e));
+    s->library = p;
+    return TPL_OK;
 }
 
 static tpl_code open_packed_f32(ceil_state *s, tpl_err *e)
 {
-    return open_packed(s, dnnl_f32, e);
+    return open_packed(s, DT_F32, e);
 }
 
 static tpl_code open_packed_bf16(ceil_state *s, tpl_err *e)
 {
-    return open_packed(s, dnnl_bf16, e);
+    return open_packed(s, DT_BF16, e);
 }
 
 static double product_packed(ceil_state *s)
 {
-    packed *p = s->library;
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}};
-    dnnl_status_t status = dnnl_primitive_execute(p->run, p->stream, 3, args);
-    if (status == dnnl_success)
-        status = dnnl_stream_wait(p->stream);
-    return status == dnnl_success ? product_flops : 0;
+    return packed_product_run(s->library) ? product_flops : 0;
 }
 
 /* Our own product, as the kernels table runs it for one head. */

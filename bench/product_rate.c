@@ -2,14 +2,12 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
-
-#include <oneapi/dnnl/dnnl.h>
 
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/rng.h"
 #include "bench/crew.h"
+#include "bench/packed_product.h"
 #include "device/memory.h"
 #include "kernels/kernels.h"
 
@@ -20,11 +18,7 @@ typedef struct {
     product_shape s;
     tpl_dtype compute;
     dev_buf x, w, out, scratch;
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    dnnl_primitive_desc_t desc;
-    dnnl_primitive_t run;
-    dnnl_memory_t a, b, c;
+    packed_product *packed; /* NULL: the library offers none */
 } operands;
 
 typedef struct {
@@ -64,69 +58,15 @@ static double time_own(operands *o)
     return kernel_run("cpu", &ctx, &call, NULL) == TPL_OK ? clock_seconds() - begun : INFINITY;
 }
 
-/* ---- the library ---- */
-
-static dnnl_status_t describe(operands *o)
-{
-    dnnl_data_type_t type = o->compute == DT_BF16 ? dnnl_bf16 : dnnl_f32;
-    dnnl_dims_t x = {o->s.rows, o->s.k}, w = {o->s.k, o->s.n}, out = {o->s.rows, o->s.n};
-    dnnl_memory_desc_t a, b, c;
-    dnnl_matmul_desc_t d;
-    dnnl_memory_desc_init_by_tag(&a, 2, x, type, dnnl_ab);
-    dnnl_memory_desc_init_by_tag(&b, 2, w, type, dnnl_format_tag_any);
-    dnnl_memory_desc_init_by_tag(&c, 2, out, dnnl_f32, dnnl_ab);
-    dnnl_status_t status = dnnl_matmul_desc_init(&d, &a, &b, NULL, &c);
-    return status == dnnl_success ? dnnl_primitive_desc_create(&o->desc, &d, NULL, o->engine, NULL) : status;
-}
-
-/* Small numbers, so that none is denormal. */
-static dnnl_status_t make_operand(operands *o, dnnl_query_t which, dnnl_memory_t *out)
-{
-    const dnnl_memory_desc_t *d = dnnl_primitive_desc_query_md(o->desc, which, 0);
-    void *data = NULL;
-    dnnl_status_t status = d ? dnnl_memory_create(out, d, o->engine, DNNL_MEMORY_ALLOCATE) : dnnl_unimplemented;
-    if (status == dnnl_success)
-        status = dnnl_memory_get_data_handle(*out, &data);
-    if (status == dnnl_success)
-        memset(data, 0x3c, dnnl_memory_desc_get_size(d));
-    return status;
-}
-
-static dnnl_status_t open_packed(operands *o)
-{
-    dnnl_status_t status = dnnl_engine_create(&o->engine, dnnl_cpu, 0);
-    if (status == dnnl_success)
-        status = dnnl_stream_create(&o->stream, o->engine, dnnl_stream_default_flags);
-    if (status == dnnl_success)
-        status = describe(o);
-    if (status == dnnl_success)
-        status = make_operand(o, dnnl_query_src_md, &o->a);
-    if (status == dnnl_success)
-        status = make_operand(o, dnnl_query_weights_md, &o->b);
-    if (status == dnnl_success)
-        status = make_operand(o, dnnl_query_dst_md, &o->c);
-    return status == dnnl_success ? dnnl_primitive_create(&o->run, o->desc) : status;
-}
-
 static double time_packed(operands *o)
 {
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, o->a}, {DNNL_ARG_WEIGHTS, o->b}, {DNNL_ARG_DST, o->c}};
     double begun = clock_seconds();
-    dnnl_status_t status = dnnl_primitive_execute(o->run, o->stream, 3, args);
-    if (status == dnnl_success)
-        status = dnnl_stream_wait(o->stream);
-    return status == dnnl_success ? clock_seconds() - begun : INFINITY;
+    return packed_product_run(o->packed) ? clock_seconds() - begun : INFINITY;
 }
 
 static void close_operands(operands *o)
 {
-    dnnl_primitive_destroy(o->run);
-    dnnl_primitive_desc_destroy(o->desc);
-    dnnl_memory_destroy(o->a);
-    dnnl_memory_destroy(o->b);
-    dnnl_memory_destroy(o->c);
-    dnnl_stream_destroy(o->stream);
-    dnnl_engine_destroy(o->engine);
+    packed_product_close(o->packed);
     dev_free(&o->x);
     dev_free(&o->w);
     dev_free(&o->out);
@@ -136,11 +76,12 @@ static void close_operands(operands *o)
 static tpl_code time_shape(operands *o, double *best, tpl_err *e)
 {
     TPL_TRY(open_own(o, e));
-    bool packed = open_packed(o) == dnnl_success;
+    if (packed_product_open(o->s.rows, o->s.n, o->s.k, o->compute, &o->packed, NULL) != TPL_OK)
+        o->packed = NULL;
     *best = INFINITY;
     for (int i = 0; i < RUNS; i++) {
         *best = fmin(*best, time_own(o));
-        *best = packed ? fmin(*best, time_packed(o)) : *best;
+        *best = o->packed ? fmin(*best, time_packed(o)) : *best;
     }
     return TPL_OK;
 }
