@@ -220,8 +220,7 @@ tpl_code cuda_attn_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 
 /* One block of expanded tokens of one sequence. */
 template <typename T>
-static tpl_code run_mha_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *x, int32_t seq, int32_t first,
-                              int32_t n, bool last, tpl_err *e)
+static tpl_code run_mha_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *x, mha_block b, tpl_err *e)
 {
     simple_source<T> s = {cu_cache_of(&o->kv),
                           0,
@@ -233,8 +232,8 @@ static tpl_code run_mha_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_s
                           (const T *)x->values,
                           (int64_t)o->heads * o->nope,
                           (int64_t)o->heads * o->v_dim,
-                          first,
-                          n};
+                          b.first,
+                          b.n};
     const T *q = (const T *)o->q.data;
     int width = o->nope + o->rope;
     simple_io<T> io = {q,
@@ -257,22 +256,13 @@ static tpl_code run_mha_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_s
                        0,
                        0,
                        o->accumulate,
-                       first > 0,
-                       last};
-    return launch<T>(ctx, s, o->kv.dtype, io, o->batch, o->heads, seq, e);
+                       b.first > 0,
+                       b.last};
+    return launch<T>(ctx, s, o->kv.dtype, io, o->batch, o->heads, b.seq, e);
 }
 
 tpl_code cuda_attn_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_attn_mha *o = &call->attn_mha;
-    mha_space x;
-    cuda_mha_layout(o, ctx->scratch, &x);
-    int32_t n_tok = cu_kept(o->kv.mod, 0, o->batch->max_slots), block = (int32_t)x.block_tok;
-    for (int32_t seq = 0; seq < o->batch->n_seqs; seq++)
-        for (int32_t first = 0; first < n_tok; first += block) {
-            int32_t n = n_tok - first < block ? n_tok - first : block;
-            TPL_TRY(cuda_mha_expand(ctx, o, &x, seq, first, n, e));
-            CU_BY_TYPE(o->out.dtype, T, TPL_TRY(run_mha_block<T>(ctx, o, &x, seq, first, n, first + n >= n_tok, e)));
-        }
-    return TPL_OK;
+    CU_BY_TYPE(o->out.dtype, T, return cuda_mha_blocks(ctx, o, run_mha_block<T>, e));
 }

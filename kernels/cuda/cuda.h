@@ -57,18 +57,24 @@ size_t cuda_scratch_moe_experts(const op_call *call); /* of both rungs */
 int cuda_sm_count(void); /* of the current card; 132 where there is none, to count */
 int cuda_block_shared_bytes(void);
 
-/* dst [n_tok, o->lat] of the activations' type, packed: latents of local tokens [first, first + n_tok) of a sequence;
- * rows past the sequence's end are zero. Then xk [n_tok, heads, nope] and xv [n_tok, heads, v_dim] by matrix products.
- */
+/* Latents of a block's tokens [block_tok, lat], packed, of the activations' type, zero past the sequence's end; of them
+ * keys [block_tok, heads, nope] and values [block_tok, heads, v_dim] by matrix products. */
 typedef struct {
     void *latents, *keys, *values;
     float *state, *state_lse; /* [rows, heads, v_dim], [rows, heads]; NULL where one block does */
     int64_t block_tok;
 } mha_space;
 
-size_t cuda_mha_layout(const op_attn_mha *o, void *base, mha_space *s);
-tpl_code cuda_mha_expand(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, int32_t seq, int32_t first,
-                         int32_t n_tok, tpl_err *e);
+/* Tokens [first, first + n) of a sequence; last: none of it follow. */
+typedef struct {
+    int32_t seq, first, n;
+    bool last;
+} mha_block;
+
+typedef tpl_code cuda_mha_run(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, mha_block b, tpl_err *e);
+
+/* Every sequence's blocks in turn: expanded, then `run`. */
+tpl_code cuda_mha_blocks(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *run, tpl_err *e);
 
 /* One product of the dense kind: out [rows, n] (+)= x [rows, k] w [n, k]^T, `batch` times with strides. */
 typedef struct {

@@ -61,7 +61,7 @@ typedef struct {
     int first, n_tok; /* of expanded tokens, else 0 and no limit */
     cu_batch batch;
     int seq0, group, heads, kv_heads, n_splits, window; /* kv_heads: of shares as in wide_work.cuh */
-    float scale_log2; /* scale * log2(e) */
+    float scale_log2;                                   /* scale * log2(e) */
     cu_bf16 *out;
     int64_t out_stride;
     float *lse;
@@ -645,6 +645,65 @@ static inline flash_args cuda_gqa_args(const op_attn_gqa *o)
     a.scale_log2 = o->scale * 1.44269504f;
     a.out = (cu_bf16 *)o->out.data;
     a.out_stride = o->out.stride;
+    return a;
+}
+
+/* What all kernels of attn_latent are told. */
+static inline flash_args cuda_latent_args(const op_attn_latent *o)
+{
+    flash_args a = {};
+    a.q = (const cu_bf16 *)o->q_lat.data;
+    a.q2 = (const cu_bf16 *)o->q_pe.data;
+    a.q_stride = o->q_lat.stride;
+    a.q2_stride = o->q_pe.stride;
+    a.q_step = o->q_lat_head_stride;
+    a.q2_step = o->q_pe_head_stride;
+    a.kv = cu_cache_of(&o->kv);
+    a.k_off = o->lat_off;
+    a.k2_off = o->rope_off;
+    a.n_tok = INT32_MAX;
+    a.batch = cu_batch_of(o->batch);
+    a.group = a.heads = o->heads;
+    a.kv_heads = 1;
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    a.lse = (float *)o->lse.data;
+    a.lse_stride = o->lse.stride;
+    return a;
+}
+
+/* What all kernels of attn_mha are told of one block of expanded tokens. */
+static inline flash_args cuda_mha_args(const op_attn_mha *o, const mha_space *x, mha_block b)
+{
+    flash_args a = {};
+    a.q = (const cu_bf16 *)o->q.data;
+    a.q2 = a.q + o->nope;
+    a.q_stride = a.q2_stride = o->q.stride;
+    a.q_step = a.q2_step = o->nope + o->rope;
+    a.kv = cu_cache_of(&o->kv);
+    a.k2_off = o->rope_off;
+    a.k_step = o->nope;
+    a.v_step = o->v_dim;
+    a.xk = (const cu_bf16 *)x->keys;
+    a.xv = (const cu_bf16 *)x->values;
+    a.xk_row = (int64_t)o->heads * o->nope;
+    a.xv_row = (int64_t)o->heads * o->v_dim;
+    a.first = b.first;
+    a.n_tok = b.n;
+    a.batch = cu_batch_of(o->batch);
+    a.seq0 = b.seq;
+    a.group = 1;
+    a.heads = o->heads;
+    a.n_splits = 1;
+    a.scale_log2 = o->scale * 1.44269504f;
+    a.out = (cu_bf16 *)o->out.data;
+    a.out_stride = o->out.stride;
+    a.part_o = x->state;
+    a.part_lse = x->state_lse;
+    a.accumulate = o->accumulate;
+    a.join = b.first > 0;
+    a.finish = b.last;
     return a;
 }
 

@@ -50,25 +50,8 @@ template <typename S> static tpl_code run(kernel_ctx *ctx, const op_attn_latent 
 {
     const batch_view *b = o->batch;
     int64_t vectors = (int64_t)b->max_seq_rows * o->heads, tokens = cu_kept(o->kv.mod, 0, b->max_slots);
-    flash_args a = {};
-    a.q = (const cu_bf16 *)o->q_lat.data;
-    a.q2 = (const cu_bf16 *)o->q_pe.data;
-    a.q_stride = o->q_lat.stride;
-    a.q2_stride = o->q_pe.stride;
-    a.q_step = o->q_lat_head_stride;
-    a.q2_step = o->q_pe_head_stride;
-    a.kv = cu_cache_of(&o->kv);
-    a.k_off = o->lat_off;
-    a.k2_off = o->rope_off;
-    a.n_tok = INT32_MAX;
-    a.batch = cu_batch_of(b);
-    a.group = a.heads = o->heads;
+    flash_args a = cuda_latent_args(o);
     a.n_splits = flash_splits<S>(vectors, 1, b->n_seqs, tokens, flash_blocks_an_sm<S>());
-    a.scale_log2 = o->scale * 1.44269504f;
-    a.out = (cu_bf16 *)o->out.data;
-    a.out_stride = o->out.stride;
-    a.lse = (float *)o->lse.data;
-    a.lse_stride = o->lse.stride;
     a.finish = true;
     return flash_launch<S>(ctx, a, vectors, 1, b->n_seqs, tokens, "attn_latent", e);
 }

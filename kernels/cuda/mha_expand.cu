@@ -12,7 +12,7 @@ static char *cut(char *base, size_t *used, size_t bytes)
     return at;
 }
 
-size_t cuda_mha_layout(const op_attn_mha *o, void *base, mha_space *s)
+static size_t lay_out(const op_attn_mha *o, void *base, mha_space *s)
 {
     size_t size = dtype_bytes(o->out.dtype), used = 0, wide = (size_t)o->heads * (size_t)(o->nope + o->v_dim);
     int64_t kept = cu_kept(o->kv.mod, 0, o->batch->max_slots);
@@ -36,7 +36,7 @@ size_t cuda_mha_layout(const op_attn_mha *o, void *base, mha_space *s)
 size_t cuda_scratch_attn_mha(const op_call *call)
 {
     mha_space s;
-    return cuda_mha_layout(&call->attn_mha, NULL, &s);
+    return lay_out(&call->attn_mha, NULL, &s);
 }
 
 /* grid (tokens), a thread a column; tokens past the sequence's end are zero, so that products of them stay finite. */
@@ -72,16 +72,30 @@ static tpl_code expand(kernel_ctx *ctx, const head_mat *w, const void *latents, 
     return cuda_multiply(ctx, &p, latents, w->data, out, e);
 }
 
-tpl_code cuda_mha_expand(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, int32_t seq, int32_t first,
-                         int32_t n_tok, tpl_err *e)
+static tpl_code expand_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, mha_block block, tpl_err *e)
 {
     cu_cache kv = cu_cache_of(&o->kv);
     cu_batch b = cu_batch_of(o->batch);
     CU_BY_TYPE(o->out.dtype, T,
                CU_BY_TYPE(o->kv.dtype, K,
-                          gather_kernel<T, K><<<(unsigned)n_tok, 128, 0, cu_stream(ctx)>>>(
-                              (T *)s->latents, o->lat, o->lat_off, kv, b, seq, first)));
+                          gather_kernel<T, K><<<(unsigned)block.n, 128, 0, cu_stream(ctx)>>>(
+                              (T *)s->latents, o->lat, o->lat_off, kv, b, block.seq, block.first)));
     TPL_TRY(cu_launched("attn_mha", e));
-    TPL_TRY(expand(ctx, &o->w_uk, s->latents, n_tok, s->keys, e));
-    return expand(ctx, &o->w_uv, s->latents, n_tok, s->values, e);
+    TPL_TRY(expand(ctx, &o->w_uk, s->latents, block.n, s->keys, e));
+    return expand(ctx, &o->w_uv, s->latents, block.n, s->values, e);
+}
+
+tpl_code cuda_mha_blocks(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *run, tpl_err *e)
+{
+    mha_space x;
+    lay_out(o, ctx->scratch, &x);
+    int32_t n_tok = cu_kept(o->kv.mod, 0, o->batch->max_slots), size = (int32_t)x.block_tok;
+    for (int32_t seq = 0; seq < o->batch->n_seqs; seq++)
+        for (int32_t first = 0; first < n_tok; first += size) {
+            int32_t n = n_tok - first < size ? n_tok - first : size;
+            mha_block b = {seq, first, n, first + n >= n_tok};
+            TPL_TRY(expand_block(ctx, o, &x, b, e));
+            TPL_TRY(run(ctx, o, &x, b, e));
+        }
+    return TPL_OK;
 }

@@ -229,24 +229,7 @@ tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     const op_attn_latent *o = &call->attn_latent;
     if (o->batch->n_rows == 0)
         return TPL_OK;
-    flash_args a = {};
-    a.q = (const cu_bf16 *)o->q_lat.data;
-    a.q2 = (const cu_bf16 *)o->q_pe.data;
-    a.q_stride = o->q_lat.stride;
-    a.q2_stride = o->q_pe.stride;
-    a.q_step = o->q_lat_head_stride;
-    a.q2_step = o->q_pe_head_stride;
-    a.kv = cu_cache_of(&o->kv);
-    a.k_off = o->lat_off;
-    a.k2_off = o->rope_off;
-    a.batch = cu_batch_of(o->batch);
-    a.group = a.heads = o->heads;
-    a.kv_heads = 1;
-    a.scale_log2 = o->scale * 1.44269504f;
-    a.out = (cu_bf16 *)o->out.data;
-    a.out_stride = o->out.stride;
-    a.lse = (float *)o->lse.data;
-    a.lse_stride = o->lse.stride;
+    flash_args a = cuda_latent_args(o);
     bool few = (int64_t)o->batch->max_seq_rows * o->heads <= 64;
     if (o->lat == 512)
         return run_by<split_512>(ctx, a, o, e);

@@ -375,40 +375,13 @@ bool cuda_wide_has_mha(const op_attn_mha *o)
            flash_aligned(o->kv.pages, o->kv.width, o->out.stride, 0) && (uintptr_t)o->out.data % 4 == 0;
 }
 
-static tpl_code run_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *x, int32_t seq, int32_t first,
-                          int32_t n, bool last, tpl_err *e)
+static tpl_code run_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *x, mha_block b, tpl_err *e)
 {
-    flash_args a = {};
-    a.q = (const cu_bf16 *)o->q.data;
-    a.q2 = a.q + o->nope;
-    a.q_stride = a.q2_stride = o->q.stride;
-    a.q_step = a.q2_step = o->nope + o->rope;
-    a.kv = cu_cache_of(&o->kv);
-    a.k2_off = o->rope_off;
-    a.k_step = o->nope;
-    a.v_step = o->v_dim;
-    a.xk = (const cu_bf16 *)x->keys;
-    a.xv = (const cu_bf16 *)x->values;
-    a.xk_row = (int64_t)o->heads * o->nope;
-    a.xv_row = (int64_t)o->heads * o->v_dim;
-    a.first = first;
-    a.n_tok = n;
-    a.batch = cu_batch_of(o->batch);
-    a.seq0 = seq;
-    a.group = 1;
-    a.heads = o->heads;
-    a.scale_log2 = o->scale * 1.44269504f;
-    a.out = (cu_bf16 *)o->out.data;
-    a.out_stride = o->out.stride;
-    a.part_o = x->state;
-    a.part_lse = x->state_lse;
-    a.accumulate = o->accumulate;
-    a.join = first > 0;
-    a.finish = last;
+    flash_args a = cuda_mha_args(o, x, b);
     many_maps maps = {};
     int rows = o->batch->max_seq_rows;
-    if (map_cache(&o->kv, &maps.cache) && map_rows(a.xk, a.xk_row, n, &maps.keys) &&
-        map_rows(a.xv, a.xv_row, n, &maps.values))
+    if (map_cache(&o->kv, &maps.cache) && map_rows(a.xk, a.xk_row, b.n, &maps.keys) &&
+        map_rows(a.xv, a.xv_row, b.n, &maps.values))
         return launch<mha_128<BY_BOXES>>(ctx, a, maps, rows, o->heads, 1, "attn_mha", e);
     return launch<mha_128<BY_CHUNKS>>(ctx, a, maps, rows, o->heads, 1, "attn_mha", e);
 }
@@ -418,16 +391,7 @@ tpl_code cuda_wide_mha(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     const op_attn_mha *o = &call->attn_mha;
     if (o->batch->n_rows == 0)
         return TPL_OK;
-    mha_space x;
-    cuda_mha_layout(o, ctx->scratch, &x);
-    int32_t n_tok = cu_kept(o->kv.mod, 0, o->batch->max_slots), block = (int32_t)x.block_tok;
-    for (int32_t seq = 0; seq < o->batch->n_seqs; seq++)
-        for (int32_t first = 0; first < n_tok; first += block) {
-            int32_t n = n_tok - first < block ? n_tok - first : block;
-            TPL_TRY(cuda_mha_expand(ctx, o, &x, seq, first, n, e));
-            TPL_TRY(run_block(ctx, o, &x, seq, first, n, first + n >= n_tok, e));
-        }
-    return TPL_OK;
+    return cuda_mha_blocks(ctx, o, run_block, e);
 }
 
 /* Blocks do not share their tokens with others: only where there are enough of them. */
