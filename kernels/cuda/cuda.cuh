@@ -160,6 +160,32 @@ static __device__ __forceinline__ int cu_slot0(const cu_batch &b, int seq)
     return b.seq_prefix[seq] + (b.seq_open ? b.seq_open[seq] : 0);
 }
 
+/* v * by * gamma in 8 places; gamma counts where weighted. */
+static __device__ __forceinline__ uint4 cu_scale_8(uint4 v, uint4 gamma, bool weighted, float by)
+{
+    __nv_bfloat162 *p = (__nv_bfloat162 *)&v;
+    const __nv_bfloat162 *g = (const __nv_bfloat162 *)&gamma;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2 f = __bfloat1622float2(p[i]), w = weighted ? __bfloat1622float2(g[i]) : make_float2(1.f, 1.f);
+        p[i] = __floats2bfloat162_rn(f.x * by * w.x, f.y * by * w.y);
+    }
+    return v;
+}
+
+/* Of a warp's candidates the greatest, the lowest place among equals; at == n is none. */
+static __device__ __forceinline__ void cu_warp_best(float *best, int *at, int n)
+{
+    for (int d = 16; d > 0; d /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, *best, d);
+        int other_at = __shfl_xor_sync(0xffffffffu, *at, d);
+        if (other_at < n && (*at == n || other > *best || (other == *best && other_at < *at))) {
+            *best = other;
+            *at = other_at;
+        }
+    }
+}
+
 /* What one row sees: slots below `prefix`, its own, and those of its mask or, without one, all below its own; with a
  * window only the last ones. */
 typedef struct {

@@ -32,18 +32,6 @@ static __device__ __forceinline__ float dot_pieces(uint4 a, uint4 b)
     return sum;
 }
 
-static __device__ __forceinline__ uint4 scale_pieces(uint4 v, uint4 g, bool weighted, float by)
-{
-    __nv_bfloat162 *p = (__nv_bfloat162 *)&v;
-    const __nv_bfloat162 *q = (const __nv_bfloat162 *)&g;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 f = __bfloat1622float2(p[i]), w = weighted ? __bfloat1622float2(q[i]) : make_float2(1.f, 1.f);
-        p[i] = __floats2bfloat162_rn(f.x * by * w.x, f.y * by * w.y);
-    }
-    return v;
-}
-
 /* This lane's pieces of a row of k values. */
 static __device__ __forceinline__ void load_pieces(const cu_bf16 *row, int k, bool there, uint4 v[PIECES])
 {
@@ -67,14 +55,7 @@ static __device__ __forceinline__ int best_expert(const float v[LANE_EXPERTS], u
             at = e;
         }
     }
-    for (int d = 16; d > 0; d /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, best, d);
-        int other_at = __shfl_xor_sync(0xffffffffu, at, d);
-        if (other_at < n && (at == n || other > best || (other == best && other_at < at))) {
-            best = other;
-            at = other_at;
-        }
-    }
+    cu_warp_best(&best, &at, n);
     return at;
 }
 
@@ -152,7 +133,7 @@ static __global__ void __launch_bounds__(THREADS) route_few_kernel(const __grid_
 #pragma unroll
         for (int i = 0; i < PIECES; i++) {
             int c = (threadIdx.x % 32 + 32 * i) * 8;
-            x[i] = scale_pieces(x[i], g[i], a.gamma != NULL, by);
+            x[i] = cu_scale_8(x[i], g[i], a.gamma != NULL, by);
             if (rank == 0 && i == warp && c < a.k)
                 *(uint4 *)(a.xn + row * a.ld_xn + c) = x[i];
         }

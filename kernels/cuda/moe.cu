@@ -26,14 +26,7 @@ static __device__ int block_best(const float *value, const unsigned char *taken,
             best = value[i];
             at = i;
         }
-    for (int d = 16; d > 0; d /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, best, d);
-        int other_at = __shfl_xor_sync(0xffffffffu, at, d);
-        if (other_at < n && (at == n || other > best || (other == best && other_at < at))) {
-            best = other;
-            at = other_at;
-        }
-    }
+    cu_warp_best(&best, &at, n);
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
         best_of[threadIdx.x / 32] = best;

@@ -96,19 +96,6 @@ static __device__ __forceinline__ float sk_round(float v)
     return __bfloat162float(__float2bfloat16_rn(v));
 }
 
-/* v * by * gamma in 8 places. */
-static __device__ __forceinline__ uint4 sk_scale(uint4 v, uint4 gamma, bool weighted, float by)
-{
-    __nv_bfloat162 *p = (__nv_bfloat162 *)&v;
-    const __nv_bfloat162 *g = (const __nv_bfloat162 *)&gamma;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 f = __bfloat1622float2(p[i]), w = weighted ? __bfloat1622float2(g[i]) : make_float2(1.f, 1.f);
-        p[i] = __floats2bfloat162_rn(f.x * by * w.x, f.y * by * w.y);
-    }
-    return v;
-}
-
 /* What a block of a cluster has: chunks [first, end), and the shared memory's parts. */
 typedef struct {
     uint4 *ring, *x;
@@ -185,7 +172,7 @@ static __device__ __forceinline__ void sk_bring_norm(const skinny_args &a, const
             int p = threadIdx.x + i * SK_THREADS - p0;
             if (p < 0 || p >= kept || p + p0 >= pieces)
                 continue;
-            uint4 v = sk_scale(b.x[m * b.pitch + p], gamma[i], a.gamma != NULL, by);
+            uint4 v = cu_scale_8(b.x[m * b.pitch + p], gamma[i], a.gamma != NULL, by);
             b.x[m * b.pitch + p] = v;
             if (writes)
                 *(uint4 *)(a.xn + m * a.ld_xn + (p + p0) * 8) = v;
