@@ -8,11 +8,6 @@
 static const procs_kind *kind; /* NULL: one process, alone */
 static int rank, count = 1;
 
-bool procs_built_in(void)
-{
-    return procs_mpi_built_in();
-}
-
 tpl_code procs_open(tpl_err *e)
 {
     TPL_TRY(procs_mpi_open(&rank, &count, e));

@@ -12,7 +12,6 @@
 
 #include "device/comm.h"
 
-bool procs_built_in(void);       /* MPI */
 tpl_code procs_open(tpl_err *e); /* under mpirun */
 void procs_close(void);          /* all processes must come here */
 

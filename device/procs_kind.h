@@ -15,7 +15,6 @@ typedef struct {
 
 extern const procs_kind procs_mpi, procs_own;
 
-bool procs_mpi_built_in(void);
 tpl_code procs_mpi_open(int *rank, int *count, tpl_err *e);
 
 /* In a process that procs_own_start() made: its rank, else PROCS_IS_RANK means that the caller is the launcher. */

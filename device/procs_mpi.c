@@ -10,11 +10,6 @@
 
 static int rank, count = 1;
 
-bool procs_mpi_built_in(void)
-{
-    return true;
-}
-
 static tpl_code check(int rc, const char *what, tpl_err *e)
 {
     if (rc == MPI_SUCCESS)

@@ -159,12 +159,6 @@ void handoff_close(handoff *h)
     free(h);
 }
 
-const handoff_part *handoff_parts(const handoff *h, int *n)
-{
-    *n = h->n;
-    return h->parts;
-}
-
 static double part_bytes(const handoff *h, const handoff_part *p, int64_t n_tok)
 {
     int64_t first, step, n = handoff_part_slots(p, n_tok, &first, &step);

@@ -33,7 +33,6 @@ int64_t handoff_part_slots(const handoff_part *p, int64_t n_tok, int64_t *first,
 
 tpl_code handoff_open(session *from, session *to, handoff **out, tpl_err *e);
 void handoff_close(handoff *h);
-const handoff_part *handoff_parts(const handoff *h, int *n);
 
 /* Makes `to_seq`, which is empty, or holds what an earlier call brought, a copy of from_seq's cache as decode reads it.
  * Returns when all has arrived. */
