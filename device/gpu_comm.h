@@ -35,7 +35,8 @@ tpl_code gpu_comm_split(gpu_comm *c, int size, tpl_err *e);
 const char *gpu_comm_version(void); /* "2.28.3"; "" before the library is loaded */
 
 /* What carries a collective: the library, our own exchange through peer memory (gpu_peer.h) where cards of one host can
- * map each other, or, at first, whichever was measured to be faster for the operation and size. */
+ * map each other, or, at first, whichever is the faster for the size: measured for two
+ * ranks, a guess for more. */
 typedef enum { GPU_COMM_BEST, GPU_COMM_LIBRARY, GPU_COMM_PEER } gpu_comm_way;
 
 void gpu_comm_choose(gpu_comm *c, gpu_comm_way way);
