@@ -452,6 +452,16 @@ static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
+/* The weights of the first product from step `from` on, as a launch before may fetch a part of them. */
+static mat weights_ahead(const plan_list *l, int from, bind_env *env)
+{
+    enum { LOOK = 8 };
+    for (int i = from; i < l->n && i < from + LOOK; i++)
+        if (l->steps[i].active && !l->steps[i].is_comm && l->steps[i].call.kind == OP_MATMUL)
+            return step_bind(&l->steps[i], env).matmul.w;
+    return (mat){0};
+}
+
 /* Enqueues step `index`, and those after it that the same launch does; how many comes back in *done. */
 static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err *e)
 {
@@ -469,6 +479,7 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
     for (int i = 0; i < *done; i++)
         TPL_TRY(stamp(s, rank, index + i, e));
     gpu_trace_mark(card_mark_run(card_mark(s->trace_tag, rank, s->phase, index), *done));
+    r->ctx.ahead = join ? weights_ahead(l, index + *done, &r->env) : (mat){0};
     return join ? kernel_run_join(join, &r->ctx, calls, *done, e) : kernel_run("cuda", &r->ctx, &calls[0], e);
 }
 

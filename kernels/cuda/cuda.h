@@ -56,6 +56,7 @@ size_t cuda_scratch_moe_experts(const op_call *call); /* of both rungs */
 
 int cuda_sm_count(void); /* of the current card; 132 where there is none, to count */
 int cuda_block_shared_bytes(void);
+int cuda_l2_bytes(void);
 
 /* Latents of a block's tokens [block_tok, lat], packed, of the activations' type, zero past the sequence's end; of them
  * keys [block_tok, heads, nope] and values [block_tok, heads, v_dim] by matrix products. */
@@ -91,6 +92,10 @@ typedef struct {
 bool cuda_skinny_wins(int rows, int64_t k);
 bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w);
 bool cuda_skinny_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out);
+cuda_product cuda_head_product(const op_head_matmul *o);
+/* More rows of the same, on warpgroups. */
+bool cuda_panel_takes(const cuda_product *p, const void *x, const void *w);
+bool cuda_panel_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out);
 tpl_code cuda_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out, tpl_err *e);
 
 #ifdef __cplusplus
