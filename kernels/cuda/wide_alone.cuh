@@ -75,6 +75,7 @@ static __global__ void __launch_bounds__(S::THREADS, 1)
     if (threadIdx.x == 0)
         barriers_open<S>(bar, S::MT == 64 ? 4 : 8);
     __syncthreads();
+    cu_begin();
     if (threadIdx.x >= 256) {
         registers_down<40>();
         bring<S>(a, &map, n_seqs, space_alone, bar);
@@ -159,7 +160,8 @@ static tpl_code wide_launch(kernel_ctx *ctx, K *kernel, wide_cut c, const char *
     if (rc != cudaSuccess)
         return tpl_fail(e, TPL_E_DEVICE, name, "needs %d bytes of shared memory a block: %s", (int)S::SHARED_BYTES,
                         cudaGetErrorString(rc));
-    kernel<<<dim3((unsigned)c.n_m, (unsigned)c.n_runs), S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(args...);
+    cu_launch(cu_stream(ctx), kernel, dim3((unsigned)c.n_m, (unsigned)c.n_runs), dim3(S::THREADS),
+              (size_t)S::SHARED_BYTES, args...);
     return cu_launched(name, e);
 }
 
