@@ -192,7 +192,7 @@ static tpl_code open_rank(session *s, int rank, tpl_err *e)
                           .scratch = r->scratch.data,
                           .scratch_bytes = scratch,
                           .queue = x->queues[rank]};
-    return gpu_queue_wait(c->queue, e);
+    return TPL_OK;
 }
 
 static tpl_code open_findings(session *s, tpl_err *e)
@@ -233,6 +233,8 @@ static tpl_code open_session(session *s, tpl_err *e)
     TPL_TRY(open_findings(s, e));
     for (int i = 0; i < s->n_ranks; i++)
         TPL_TRY(open_rank(s, i, e));
+    for (int i = 0; i < s->n_ranks; i++) /* cards fill their memory at once */
+        TPL_TRY(gpu_queue_wait(place_of(s, i)->queue, e));
     TPL_TRY(gpu_use(c->places[0].card, e));
     return gpu_event_create(c->places[0].card, false, &x->ready, e);
 }
@@ -452,6 +454,12 @@ static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
+static bool may_join(const session *s, const plan_step *step)
+{
+    joins_kind joins = team_opts(s->t)->joins;
+    return joins == JOINS_ALL || (joins == JOINS_FEED_FORWARD && cuda_block_of(step) == BLOCK_FEED_FORWARD);
+}
+
 /* Enqueues step `index`, and those after it that the same launch does; how many comes back in *done. */
 static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err *e)
 {
@@ -461,7 +469,7 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
     int n = 0;
     for (; n < KERNEL_MAX_JOIN && index + n < l->n; n++) {
         const plan_step *step = &l->steps[index + n];
-        if (!step->active || step->is_comm)
+        if (!step->active || step->is_comm || (n > 0 && !(may_join(s, step) && may_join(s, step - 1))))
             break;
         calls[n] = step_bind(step, &r->env);
     }
@@ -734,7 +742,9 @@ static tpl_code fill(session *s, int rank, int stream, uint64_t seed, tpl_err *e
         n = b->bytes - done < done ? b->bytes - done : done;
         TPL_TRY(gpu_copy(q, (char *)b->data + done, b->data, n, e));
     }
-    return gpu_queue_wait(q, e);
+    for (int i = 0; i < s->n_ranks && rank == s->n_ranks - 1; i++) /* ranks come in order, so that cards fill at once */
+        TPL_TRY(gpu_queue_wait(state_of(s)->queues[i], e));
+    return TPL_OK;
 }
 
 const exec_ops exec_cuda = {.host = false,
