@@ -454,16 +454,6 @@ static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
-/* The weights of the first product from step `from` on, as a launch before may fetch a part of them. */
-static mat weights_ahead(const plan_list *l, int from, bind_env *env)
-{
-    enum { LOOK = 8 };
-    for (int i = from; i < l->n && i < from + LOOK; i++)
-        if (l->steps[i].active && !l->steps[i].is_comm && l->steps[i].call.kind == OP_MATMUL)
-            return step_bind(&l->steps[i], env).matmul.w;
-    return (mat){0};
-}
-
 static bool may_join(const session *s, const plan_step *step)
 {
     joins_kind joins = team_opts(s->t)->joins;
@@ -487,7 +477,6 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
     for (int i = 0; i < *done; i++)
         TPL_TRY(stamp(s, rank, index + i, e));
     gpu_trace_mark(card_mark_run(card_mark(s->trace_tag, rank, s->phase, index), *done));
-    r->ctx.ahead = join ? weights_ahead(l, index + *done, &r->env) : (mat){0};
     return join ? kernel_run_join(join, &r->ctx, calls, *done, e) : kernel_run("cuda", &r->ctx, &calls[0], e);
 }
 

@@ -20,7 +20,6 @@ typedef struct {
     tpl_dtype compute;
     void *scratch; /* 64-byte aligned, at least kernel_scratch_bytes() of each call made */
     size_t scratch_bytes;
-    mat ahead; /* weights that one of the next calls reads, or data NULL: who leaves the memory idle may fetch them */
     struct gpu_queue *queue; /* backend "cuda": where calls are enqueued (device/gpu.h); every pointer is the card's */
 } kernel_ctx;
 

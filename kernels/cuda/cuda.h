@@ -56,7 +56,6 @@ size_t cuda_scratch_moe_experts(const op_call *call); /* of both rungs */
 
 int cuda_sm_count(void); /* of the current card; 132 where there is none, to count */
 int cuda_block_shared_bytes(void);
-int cuda_l2_bytes(void);
 
 /* Latents of a block's tokens [block_tok, lat], packed, of the activations' type, zero past the sequence's end; of them
  * keys [block_tok, heads, nope] and values [block_tok, heads, v_dim] by matrix products. */

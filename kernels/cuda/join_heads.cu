@@ -142,7 +142,7 @@ tpl_code cuda_join_heads(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *
     int k = n - 1 - (calls[n - 1].kind == OP_COPY_HEADS);
     const op_head_matmul *o = &calls[k].head_matmul;
     cuda_product p = cuda_head_product(o);
-    rows_args rows = cuda_rows_work_of(calls, k, &ctx->ahead);
+    rows_args rows = cuda_rows_work_of(calls, k);
     bool done = true;
     if (k < n - 1) {
         const op_copy_heads *y = &calls[n - 1].copy_heads;

@@ -145,25 +145,7 @@ static bool is_chain(const op_call *calls, int n)
            o->b.data == key->data && o->b.cols == calls[1].rope.dim && o->b.cols % 2 == 0 && cuda_mats_apart(x, key);
 }
 
-/* Half of the L2 cache, less where the weights are. Only where attention leaves the memory idle for that long. */
-static void look_ahead(rows_args *a, const op_call *calls, int n, const mat *w)
-{
-    const op_kv_append *o = &calls[n - 1].kv_append;
-    if (calls[n - 1].kind != OP_KV_APPEND || w->dtype != DT_BF16 || !w->data || (uintptr_t)w->data % 16 ||
-        w->stride % 8 || !cu_is_hopper())
-        return;
-    int64_t cached =
-        (int64_t)o->batch->n_seqs * o->batch->max_slots / o->kv.mod * o->kv.width * (int64_t)sizeof(cu_bf16);
-    int64_t fits = cuda_l2_bytes() / 2 - cached, row = fits / w->rows / (int64_t)sizeof(cu_bf16) / 64 * 64;
-    if (fits <= 0 || row < 64)
-        return;
-    a->ahead = (const char *)w->data;
-    a->ahead_step = w->stride * (int64_t)sizeof(cu_bf16);
-    a->ahead_rows = (int)w->rows;
-    a->ahead_bytes = (int)((row < w->cols ? row : w->cols / 8 * 8) * (int64_t)sizeof(cu_bf16));
-}
-
-rows_args cuda_rows_work_of(const op_call *calls, int n, const mat *ahead)
+rows_args cuda_rows_work_of(const op_call *calls, int n)
 {
     rows_args a = {};
     for (int i = 0; i < n; i++) {
@@ -179,13 +161,12 @@ rows_args cuda_rows_work_of(const op_call *calls, int n, const mat *ahead)
         a.groups = (a.op[0].heads + a.group - 1) / a.group;
     }
     a.chain = is_chain(calls + a.first, n - a.first);
-    look_ahead(&a, calls, n, ahead);
     return a;
 }
 
 tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e)
 {
-    rows_args a = cuda_rows_work_of(calls, n, &ctx->ahead);
+    rows_args a = cuda_rows_work_of(calls, n);
     cu_launch(cu_stream(ctx), rows_kernel, dim3((unsigned)rows_units(a)), dim3(THREADS), 0, a);
     return cu_launched("rows", e);
 }

@@ -41,9 +41,6 @@ typedef struct {
     int n, first;            /* first: of those that the row's unit does */
     int rows, group, groups; /* heads a unit of the rope in front, units a row of it */
     bool chain;              /* the row's unit is norm, rope, kv_append of both */
-    const char *ahead;       /* weights that a later launch reads: the first ahead_bytes of ahead_rows rows, or NULL */
-    int64_t ahead_step;
-    int ahead_rows, ahead_bytes;
     cu_batch batch;
 } rows_args;
 
@@ -156,26 +153,10 @@ static __device__ __forceinline__ void row_chain(const row_op &norm, const row_o
     }
 }
 
-/* Fetches into the L2 cache what RW_PAIRS rows of weights begin with. */
-static __device__ __forceinline__ void rows_fetch(const rows_args &a, int part)
-{
-#if __CUDA_ARCH__ >= 900
-    int row = part * RW_PAIRS + (int)threadIdx.x;
-    if ((int)threadIdx.x < RW_PAIRS && row < a.ahead_rows)
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(a.ahead + row * a.ahead_step),
-                     "r"(a.ahead_bytes)
-                     : "memory");
-#endif
-}
-
 /* Unit u of rows_units(); space: a float a warp. By a block of at least RW_PAIRS threads, which has waited. */
 static __device__ __forceinline__ void rows_unit(const rows_args &a, int u, float *space)
 {
     int row = u % a.rows, place = u / a.rows;
-    if (place > a.groups) {
-        rows_fetch(a, u - a.rows * (1 + a.groups));
-        return;
-    }
     if (place > 0) {
         int head0 = (place - 1) * a.group;
         row_rope(a.op[0], row, a.batch.row_pos[row], head0, min(a.group, a.op[0].heads - head0));
@@ -207,12 +188,11 @@ static __device__ __forceinline__ void rows_unit(const rows_args &a, int u, floa
 
 /* How many of the first n calls are such work, at least two; `free`: the rope in front has units of its own. */
 int cuda_rows_work_takes(const op_call *calls, int n, bool *free);
-/* ahead: as in kernel_ctx */
-rows_args cuda_rows_work_of(const op_call *calls, int n, const mat *ahead);
+rows_args cuda_rows_work_of(const op_call *calls, int n);
 
 static __host__ __device__ __forceinline__ int rows_units(const rows_args &a)
 {
-    return a.rows * (1 + a.groups) + (a.ahead ? (a.ahead_rows + RW_PAIRS - 1) / RW_PAIRS : 0);
+    return a.rows * (1 + a.groups);
 }
 
 /* What a call reads and writes in place. */

@@ -34,14 +34,6 @@ int cuda_block_shared_bytes(void)
     return n;
 }
 
-int cuda_l2_bytes(void)
-{
-    static int n;
-    if (!n)
-        n = attribute(cudaDevAttrL2CacheSize, 50 << 20);
-    return n;
-}
-
 static bool has_card(void)
 {
     static int n = -1;
