@@ -1,6 +1,7 @@
 /* Products of few rows with what stands around them, in one launch: the norm in front, other products of the same rows,
  * SwiGLU or the residual add behind. All that the calls write is written.
  * bytes  weights; flops as the calls'; bound: memory. check  the calls one by one. */
+#include "kernels/cuda/several.cuh"
 #include "kernels/cuda/skinny.cuh"
 
 #include "kernels/cuda/joins.h"
@@ -26,12 +27,14 @@ static bool is_norm(const op_call *c)
            (!o->weight.data || in_pieces(&o->weight));
 }
 
-static bool is_product(const op_call *c, const mat *x)
+/* A norm in front is done for few rows only. */
+static bool is_product(const op_call *c, const mat *x, bool norm)
 {
     const op_matmul *o = &c->matmul;
-    return c->kind == OP_MATMUL && same_place(&o->x, x) && cuda_skinny_wins((int)x->rows, x->cols) &&
-           o->w.cols == x->cols && x->cols % 8 == 0 && in_pieces(&o->x) && in_pieces(&o->w) && o->out.rows > 0 &&
-           o->out.cols > 0;
+    int rows = (int)x->rows;
+    return c->kind == OP_MATMUL && same_place(&o->x, x) &&
+           (cuda_skinny_wins(rows, x->cols) || (!norm && cuda_several_wins(rows, x->cols))) && o->w.cols == x->cols &&
+           x->cols % 8 == 0 && in_pieces(&o->x) && in_pieces(&o->w) && o->out.rows > 0 && o->out.cols > 0;
 }
 
 /* silu_mul of two products' results. */
@@ -55,7 +58,7 @@ int cuda_join_products_takes(const op_call *calls, int n)
     if (n < 2 || (!norm && calls[0].kind != OP_MATMUL))
         return 0;
     const mat *x = norm ? &calls[0].rmsnorm.out : &calls[0].matmul.x;
-    while (norm + parts < n && parts < SK_PARTS && is_product(&calls[norm + parts], x))
+    while (norm + parts < n && parts < SK_PARTS && is_product(&calls[norm + parts], x, norm))
         parts++;
     if (parts == 2 && norm + 2 < n && is_swiglu(&calls[norm + 2], &calls[norm].matmul, &calls[norm + 1].matmul))
         return norm + 3;
@@ -105,7 +108,10 @@ tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_er
         a.inner = (cu_bf16 *)last->silu_mul.out.data;
         a.ld_inner = last->silu_mul.out.stride;
     }
-    if (norm)
+    if (cuda_several_wins(a.rows, a.k)) {
+        swiglu ? several_run<true>(cu_stream(ctx), a) : several_run<false>(cu_stream(ctx), a);
+        done = true;
+    } else if (norm)
         done = swiglu ? skinny_run<true, true>(cu_stream(ctx), a, 1) : skinny_run<true, false>(cu_stream(ctx), a, 1);
     else
         done = swiglu ? skinny_run<false, true>(cu_stream(ctx), a, 1) : skinny_run<false, false>(cu_stream(ctx), a, 1);
