@@ -8,6 +8,7 @@
 #include "bench/latency_impl.h"
 #include "device/gpu.h"
 #include "device/gpu_trace.h"
+#include "device/procs.h"
 #include "engine/generate.h"
 
 enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16, ALL_STEPS = 128, SOME_STEPS = 32 };
@@ -36,7 +37,8 @@ plan_types lat_types(const latency_request *q)
 
 int lat_sharers(const latency_request *q, int tp)
 {
-    bool cards_enough = lat_on_card(q) && ranks_are_processes(q->ranks) && gpu_count() >= tp;
+    int here = procs_opened() ? procs_local_count() : tp;
+    bool cards_enough = lat_on_card(q) && ranks_are_processes(q->ranks) && gpu_count() >= here;
     return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL || cards_enough ? 1 : tp;
 }
 

@@ -209,6 +209,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         fill_modelled(p, &r);
     if (isfinite(p->c->alone_us))
         note_gain(p->c, &r);
+    if (lat_on_card(p->c->q) && p->c->tp > 2 && p->c->q->ranks != RANKS_SOLO && p->c->q->ranks != RANKS_LOCAL)
+        add_note(&r, "which collectives of more than two cards go through peer memory is not measured");
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     judge(p, &r);
