@@ -1,4 +1,5 @@
-/* A rank that runs alone computes what it would in its team: up to the first collective, its results are its shard's. */
+/* A rank that runs alone computes what it would in its team: up to the first collective, its results are its shard's.
+ */
 #include <criterion/criterion.h>
 
 #include "tests/support/partials.h"
@@ -18,7 +19,8 @@ Test(solo, partial_results_are_those_of_the_shard)
 {
     tpl_err e = {0};
     lab *l;
-    cr_assert(lab_open(SOURCE_ROOT "/models/worldlet-mla", &(lab_calibration){0}, &l, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_assert(lab_open(SOURCE_ROOT "/models/worldlet-mla", &(lab_calibration){0}, &l, &e) == TPL_OK, "%s: %s", e.where,
+              e.what);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         partials alone, joint;
         partials_collect(l, cases[i].variant, &(team_options){.tp = cases[i].tp, .backend = "ref"}, &joint);

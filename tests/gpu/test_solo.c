@@ -6,7 +6,10 @@
 #include "device/gpu.h"
 #include "tests/support/partials.h"
 
-static const char *const variants[] = {"mla", "mla-dcp", "gla:g=2", "tpla:g=2:u=hadamard",
+static const char *const variants[] = {"mla",
+                                       "mla-dcp",
+                                       "gla:g=2",
+                                       "tpla:g=2:u=hadamard",
                                        "tpla:g=2:u=hadamard:slice=both:pd=on:proj=rs",
                                        "tpla:g=2:u=hadamard:slice=both:proj=rs+agq"};
 

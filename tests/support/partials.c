@@ -83,13 +83,14 @@ void partials_expect_equal(const partials *got, const partials *want, double tol
     cr_assert(got->n == want->n && want->n > 4, "%s: %d steps, expected %d", what, got->n, want->n);
     for (int i = 0; i < want->n; i++) {
         double worst = 0, scale = 0;
-        cr_assert(strcmp(got->step[i].name, want->step[i].name) == 0 && got->step[i].n == want->step[i].n, "%s: step %d is %s", what,
-                  i, got->step[i].name);
+        cr_assert(strcmp(got->step[i].name, want->step[i].name) == 0 && got->step[i].n == want->step[i].n,
+                  "%s: step %d is %s", what, i, got->step[i].name);
         for (size_t k = 0; k < want->step[i].n; k++) {
             double d = fabs((double)got->step[i].values[k] - want->step[i].values[k]);
             worst = fmax(worst, isnan(d) ? INFINITY : d);
             scale = fmax(scale, fabs((double)want->step[i].values[k]));
         }
-        cr_expect(worst <= tolerance * scale, "%s: %s is off by %g, values reach %g", what, want->step[i].name, worst, scale);
+        cr_expect(worst <= tolerance * scale, "%s: %s is off by %g, values reach %g", what, want->step[i].name, worst,
+                  scale);
     }
 }
