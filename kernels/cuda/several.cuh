@@ -1,5 +1,5 @@
 /* several.cuh - products of several rows, bf16 with f32 sums: out [rows, n] = x [rows, k] w [n, k]^T for up to 64 rows.
- * For:    skinny.cu and join_products.cu, where rows are more than skinny.cuh is made for.
+ * For:    join_products.cu, where rows are more than skinny.cuh is made for.
  * Enter:  kernels/cuda only.
  * Owns:   nothing.
  * Fails:  never; launchers check.

@@ -1,6 +1,5 @@
 /* Products of few rows by streaming the weights (skinny.cuh), instead of a library's tiles made for many.
  * bytes  weights; flops 2 * rows * n * k; bound: memory. check  ref, as every product. */
-#include "kernels/cuda/several.cuh"
 #include "kernels/cuda/skinny.cuh"
 #include "kernels/cuda/skinny_heads.cuh"
 
@@ -9,15 +8,10 @@ static bool in_pieces(const void *data, int64_t a, int64_t b)
     return (uintptr_t)data % 16 == 0 && a % 8 == 0 && b % 8 == 0;
 }
 
-/* As measured on an H100: above that a ring for several rows does as well or better. */
+/* As measured on an H100 beside cuBLAS: above that, its tiles made for many rows do as well or better. */
 bool cuda_skinny_wins(int rows, int64_t k)
 {
-    return rows <= 2 || (rows <= 4 && k <= 8192);
-}
-
-bool cuda_several_wins(int rows, int64_t k)
-{
-    return rows <= SV_MOST_ROWS && !cuda_skinny_wins(rows, k) && cu_is_hopper();
+    return rows <= 2 || (rows <= 4 && k <= 8192) || (rows <= 8 && k <= 2048);
 }
 
 bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w)
@@ -26,9 +20,7 @@ bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w)
         return false;
     if (p->w_transposed)
         return p->rows <= SH_MOST_ROWS && p->out == DT_BF16 && p->n % 8 == 0 && !p->bias && p->rows * p->k <= 8192;
-    bool wins =
-        cuda_skinny_wins((int)p->rows, p->k) ? p->batch <= 64 : p->batch == 1 && cuda_several_wins((int)p->rows, p->k);
-    return wins && p->k % 8 == 0 && in_pieces(x, p->ldx, p->x_step);
+    return cuda_skinny_wins((int)p->rows, p->k) && p->batch <= 64 && p->k % 8 == 0 && in_pieces(x, p->ldx, p->x_step);
 }
 
 template <int M> static void launch_heads(cudaStream_t stream, const heads_args &a, int heads)
@@ -87,9 +79,5 @@ bool cuda_skinny_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x,
     a.part[0].accumulate = p->accumulate;
     a.part[0].bias = p->bias;
     a.part[0].bias_type = p->bias_type;
-    if (cuda_several_wins(a.rows, a.k)) {
-        several_run<false>(cu_stream(ctx), a);
-        return true;
-    }
     return skinny_run<false, false>(cu_stream(ctx), a, p->batch);
 }
