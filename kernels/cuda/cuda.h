@@ -87,8 +87,7 @@ typedef struct {
     tpl_dtype bias_type;
 } cuda_product;
 
-/* Few rows of bf16 in 16-byte pieces go to kernels of our own, all else to cuBLAS, but for what joins do of more rows.
- * False from the last: no room. */
+/* Few rows of bf16 in 16-byte pieces go to kernels of our own, all else to cuBLAS. False from the second: no room. */
 bool cuda_skinny_wins(int rows, int64_t k);
 bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w);
 bool cuda_skinny_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out);

@@ -11,7 +11,7 @@ static bool in_pieces(const void *data, int64_t a, int64_t b)
 /* As measured on an H100 beside cuBLAS: above that, its tiles made for many rows do as well or better. */
 bool cuda_skinny_wins(int rows, int64_t k)
 {
-    return rows <= 2 || (rows <= 4 && k <= 8192) || (rows <= 8 && k <= 2048);
+    return rows <= 2 || (rows <= 4 && k <= 8192);
 }
 
 bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w)
