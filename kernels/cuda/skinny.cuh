@@ -7,7 +7,8 @@
  * Such a product is a stream of weights. A block owns tiles of 8 R weight rows, one after another; its warps share the
  * columns in chunks of 64, and the blocks of a cluster in equal runs of chunks. A thread copies 16-byte pieces of
  * weights into a ring of its own in shared memory, DEPTH steps ahead, over the ends of tiles too, and begins before the
- * launch before this one has ended, as nothing writes weights. x waits for that end and lies in shared memory whole.
+ * launch before this one has ended, as nothing writes weights; what the ring has no room for comes as far as the
+ * second-level cache meanwhile, so that memory does not rest. x waits for that end and lies in shared memory whole.
  *
  * mma.sync m16n8k16 with x as A (row i at place i; rows past the last repeat it, their results are dropped) and weights
  * as B. Products do not mind the order of k: lane (g, t) takes the 8 columns at 8 t of each 32 from row g, so that a
@@ -34,6 +35,7 @@ typedef struct {
     const cu_bf16 *x;
     int64_t ldx;
     int rows, k, n_parts, tiles, block_chunks; /* tiles: of all parts; block_chunks: of one block of the cluster */
+    int near;                                  /* steps behind the ring that are brought to the second-level cache */
     int64_t x_step, out_step;                  /* from grid row to grid row: heads, or routes */
     skinny_part part[SK_PARTS];
     const cu_bf16 *gamma; /* norm in front: [k] or NULL for ones */
@@ -42,8 +44,8 @@ typedef struct {
     float eps;
     cu_bf16 *inner; /* SwiGLU behind: silu(part 0) * part 1 */
     int64_t ld_inner;
-    /* Experts (rows is 1): a row of x has grid rows for its routes, then for n_shared experts that all rows go to; of
-     * those the weights are parts 2 and 3, and the results go to `shared`. */
+    /* Experts (rows is 1): a row of x has grid rows for n_shared experts that all rows go to, whose weights are
+     * parts 2 and 3 and whose results go to `shared`, then for its routes. */
     const int32_t *ids;
     cu_bf16 *shared;
     int64_t ids_stride, ld_shared;
@@ -200,7 +202,9 @@ static __device__ __forceinline__ const skinny_part &sk_part_of(const skinny_arg
     return a.part[i];
 }
 
-static __device__ __forceinline__ float sk_finish(const skinny_part &p, int64_t step, int m, int row, float v)
+/* more: what the residual has there, read early. */
+static __device__ __forceinline__ float sk_finish(const skinny_part &p, int64_t step, int m, int row, float v,
+                                                  float more)
 {
     if (p.bias)
         v += cu_load(p.bias, p.bias_type, row);
@@ -215,8 +219,20 @@ static __device__ __forceinline__ float sk_finish(const skinny_part &p, int64_t 
     v = sk_round(p.accumulate ? cu_get(*to) + v : v);
     cu_put(to, v);
     if (p.residual)
-        cu_put(p.residual + m * p.ldr + row, cu_get(p.residual[m * p.ldr + row]) + v);
+        cu_put(p.residual + m * p.ldr + row, more + v);
     return v;
+}
+
+/* What this thread's value of a tile is added to: a tile has no more values than a block has threads. */
+template <typename S>
+static __device__ __forceinline__ float sk_residual(const skinny_args &a, const skinny_block &b, int tile)
+{
+    int i = threadIdx.x, m = i / 8 % a.rows, row;
+    if (S::NORM || S::SWIGLU || !a.part[0].residual || i >= S::NT * a.rows || cu_cluster_rank() > 0)
+        return 0;
+    const skinny_part &p = sk_part_of<S>(a, b, tile, i / 8 / a.rows, &row);
+    row += i % 8;
+    return p.residual && row < p.n ? cu_get(p.residual[m * p.ldr + row]) : 0.f;
 }
 
 /* The sums of a tile's values over the warps of this block, and over the cluster in its first block: `value(i)` of
@@ -245,7 +261,7 @@ static __device__ __forceinline__ float sk_value(const skinny_args &a, const ski
 
 template <typename S>
 static __device__ __forceinline__ void sk_store(const skinny_args &a, const skinny_block &b, int tile, int odd,
-                                                unsigned blocks, const float acc[S::R][4])
+                                                unsigned blocks, const float acc[S::R][4], float more)
 {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, size = S::NT * a.rows;
     float *red = b.red + (odd * SK_WARPS + threadIdx.x / 32) * size;
@@ -269,9 +285,10 @@ static __device__ __forceinline__ void sk_store(const skinny_args &a, const skin
         row += c;
         if (row >= p.n)
             continue;
-        float v = sk_finish(p, b.step, m, row, sk_value<S>(a, b, odd, at, blocks));
+        float v = sk_finish(p, b.step, m, row, sk_value<S>(a, b, odd, at, blocks), more);
         if (S::SWIGLU) {
-            float u = sk_finish(a.part[b.parts + 1], b.step, m, row, sk_value<S>(a, b, odd, at + 8 * a.rows, blocks));
+            float u =
+                sk_finish(a.part[b.parts + 1], b.step, m, row, sk_value<S>(a, b, odd, at + 8 * a.rows, blocks), 0);
             cu_put(b.inner + m * a.ld_inner + row, v / (1.f + expf(-v)) * u);
         }
     }
@@ -325,6 +342,24 @@ static __device__ __forceinline__ void sk_fill(const skinny_args &a, const skinn
     }
 }
 
+/* Brings the steps behind the ring near: a thread a row of weights and a step of all warps. */
+template <typename S>
+static __device__ __forceinline__ void sk_bring_near(const skinny_args &a, const skinny_block &b, int tile0, int stride,
+                                                     int steps)
+{
+    for (int i = threadIdx.x; i < a.near * S::NT; i += SK_THREADS) {
+        int step = S::DEPTH + i / S::NT, tile = tile0 + step / steps * stride, r = i % S::NT, row;
+        int c = (b.first + step % steps * SK_WARPS) * SK_CHUNK;
+        int n = min(min(b.end * SK_CHUNK, a.k) - c, SK_WARPS * SK_CHUNK);
+        if (tile >= a.tiles || n <= 0)
+            continue;
+        const skinny_part &p = sk_part_of<S>(a, b, tile, r / 8, &row);
+        row += r % 8;
+        if (row < p.n)
+            cu_bring_near(p.w + b.matrix * p.w_step + row * p.ldw + c, (unsigned)n * 2);
+    }
+}
+
 template <typename S>
 static __device__ __forceinline__ void sk_multiply(const skinny_args &a, const skinny_block &b, int slot, int chunk,
                                                    float acc[S::R][4])
@@ -345,22 +380,24 @@ static __device__ __forceinline__ void sk_multiply(const skinny_args &a, const s
     }
 }
 
-/* Points the block at its route, or at its share of the experts that all rows go to. The launch behind may begin only
- * when this one has waited: it reads the routes early. False: the route's expert is not here. */
+/* Points the block at its route, or at its share of the experts that all rows go to: these come first, as their weights
+ * are known before routes are. The launch behind may begin only when this one has waited: it reads the routes early.
+ * False: the route's expert is not here. */
 static __device__ __forceinline__ bool sk_route(const skinny_args &a, skinny_block &b, bool *shared)
 {
     int all = a.top_k + a.n_shared, row = blockIdx.y / all, j = blockIdx.y % all;
     b.from = a.x + row * a.ldx;
-    *shared = j >= a.top_k;
+    *shared = j < a.n_shared;
     if (*shared) {
         b.parts = 2;
-        b.matrix = j - a.top_k;
+        b.matrix = j;
         b.inner = a.shared + row * a.ld_shared + (int64_t)b.matrix * a.part[2].n;
         b.step = row * a.part[2].ldo + (int64_t)b.matrix * a.part[2].n;
         return true;
     }
     cu_wait_before();
     cu_let_next();
+    j -= a.n_shared;
     b.inner = a.inner + ((int64_t)row * a.top_k + j) * a.ld_inner;
     b.matrix = a.ids[row * a.ids_stride + j] - a.expert0;
     return b.matrix >= 0 && b.matrix < a.n_local;
@@ -385,6 +422,7 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
 #pragma unroll 1
     for (int i = 0; i < S::DEPTH; i++)
         sk_fill<S>(a, b, s, stride);
+    sk_bring_near<S>(a, b, blockIdx.x / blocks, stride, steps);
     if (!S::EXPERTS)
         cu_let_next();
     if (S::NORM) {
@@ -405,7 +443,7 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     }
     __syncthreads();
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
-        float acc[S::R][4] = {};
+        float acc[S::R][4] = {}, more = sk_residual<S>(a, b, tile);
         for (int i = 0, chunk = b.first + threadIdx.x / 32; i < steps; i++, chunk += SK_WARPS) {
             sk_wait<S::DEPTH - 1>();
             if (chunk < b.end)
@@ -413,13 +451,15 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
             sk_fill<S>(a, b, s, stride);
             slot = slot + 1 == S::DEPTH ? 0 : slot + 1;
         }
-        sk_store<S>(a, b, tile, odd, blocks, acc);
+        sk_store<S>(a, b, tile, odd, blocks, acc, more);
     }
     if (blocks > 1)
         cu_cluster_sync();
 }
 
 /* ---- launching ---- */
+
+enum { SK_NEAR_BYTES = 64 << 10 }; /* of a block: with its ring, what memory sends while launches change */
 
 /* Blocks of a cluster: what keeps a block's part of x at 32 KB, and, where tiles are few, the card busy. */
 static inline int sk_cluster(int rows, int64_t k, int64_t tiles, int64_t heads)
@@ -456,6 +496,7 @@ template <typename S> static bool skinny_launch(cudaStream_t stream, skinny_args
     int cluster = S::EXPERTS ? 1 : sk_cluster(a.rows, a.k, a.tiles, heads);
     a.block_chunks = (chunks + cluster - 1) / cluster;
     cluster = (chunks + a.block_chunks - 1) / a.block_chunks;
+    a.near = cu_is_hopper() ? SK_NEAR_BYTES / (S::NT * SK_WARPS * SK_CHUNK * 2) : 0;
     int64_t most = (int64_t)per_sm * sms / heads / cluster, shares = a.tiles < most ? a.tiles : most;
     shares = shares < 1 ? 1 : shares;
     int64_t wave = (shares * cluster * heads + sms - 1) / sms; /* blocks an SM */
