@@ -21,10 +21,15 @@ static void add_bytes(const ceilings *c, double read, double written, bool in_pl
     p->us[CEIL_READ] += rest > 0 ? 1e-3 * rest / ceilings_rate(c, CEIL_READ, threads) : 0;
 }
 
-static double flop_rate(const ceilings *c, tpl_dtype compute, int threads)
+double bound_matrix_rate(const ceilings *c, tpl_dtype compute, int threads)
 {
     double f32 = ceilings_rate(c, CEIL_F32, threads);
-    return 1e9 * (compute == DT_BF16 ? fmax(f32, ceilings_rate(c, CEIL_BF16, threads)) : f32);
+    return compute == DT_BF16 ? fmax(f32, ceilings_rate(c, CEIL_BF16, threads)) : f32;
+}
+
+static double flop_rate(const ceilings *c, tpl_dtype compute, int threads)
+{
+    return 1e9 * bound_matrix_rate(c, compute, threads);
 }
 
 double bound_us(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype compute, int threads)

@@ -21,6 +21,9 @@
  * the inputs of matrix products; bf16 may be computed in f32 where that is faster. */
 double bound_us(const ceilings *c, op_cost_sum cost, bool in_place, tpl_dtype compute, int threads);
 
+/* Measured rate of matrix products, 1e9 FLOP a second, `threads` at once. */
+double bound_matrix_rate(const ceilings *c, tpl_dtype compute, int threads);
+
 /* What a bound is made of: time at each ceiling's rate. A step counts for what its larger half runs into. */
 typedef struct {
     double us[CEIL_N];

@@ -131,3 +131,21 @@ tpl_code card_ceilings_measure(int ordinal, ceilings *out, tpl_err *e)
         *out = found;
     return rc;
 }
+
+/* Of this process: a suite's sections stand against the same ceilings. */
+static struct {
+    bool known;
+    int ordinal;
+    ceilings found;
+} kept;
+
+tpl_code card_ceilings_open(int ordinal, ceilings *out, tpl_err *e)
+{
+    if (!kept.known || kept.ordinal != ordinal) {
+        TPL_TRY(card_ceilings_measure(ordinal, &kept.found, e));
+        kept.known = true;
+        kept.ordinal = ordinal;
+    }
+    *out = kept.found;
+    return TPL_OK;
+}

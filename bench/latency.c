@@ -25,6 +25,46 @@ static tpl_code measure_group(lat_group *g, const latency_request *q, tpl_err *e
     return pair_measure(targets, g->n, g->mode, &o, g->tpot, e);
 }
 
+/* Of a group that took long: where the time went. */
+static void say_spent(const lat_group *g)
+{
+    enum { LONG_S = 10 };
+    measure_spent all = {0};
+    for (int i = 0; i < g->n; i++) {
+        const measure_spent *one = &g->tpot[i].spent;
+        all.prepare_s += one->prepare_s;
+        all.verify_s += one->verify_s;
+        all.warm_s += one->warm_s;
+        all.sample_s += one->sample_s;
+        all.n_prepared += one->n_prepared;
+    }
+    double sum = all.prepare_s + all.verify_s + all.warm_s + all.sample_s;
+    if (sum >= LONG_S)
+        log_note("%d cells took %.1f s: %.1f making teams and caches (%d times), %.1f checking, %.1f warming up, %.1f sampling",
+                 g->n, sum, all.prepare_s, all.n_prepared, all.verify_s, all.warm_s, all.sample_s);
+}
+
+static bool was_refused(const measure_result *r)
+{
+    return r->status == RS_OUT_OF_MEMORY || r->status == RS_UNSUPPORTED;
+}
+
+/* After a signal: what was sampled of a group is kept, as rows that a resumed run measures again. */
+static void keep_sampled(lat_group *g, const latency_request *q, run_dir *rd)
+{
+    for (int i = 0; i < g->n; i++)
+        if (g->tpot[i].n_cold == 0 && !was_refused(&g->tpot[i]))
+            return;
+    for (int i = 0; i < g->n; i++) {
+        measure_result *r = &g->tpot[i];
+        if (was_refused(r))
+            continue;
+        r->status = RS_INCOMPLETE;
+        snprintf(r->reason, sizeof r->reason, "a signal ended sampling after %d samples; answers were not checked again", r->n_cold);
+    }
+    lat_write_group(g, q, rd, NULL);
+}
+
 /* The first variant against itself: what difference this machine shows where there is none. */
 static tpl_code noise_floor(const latency_request *q, lat_group *g, lat_place at, tpl_err *e)
 {
@@ -67,6 +107,7 @@ static void take_recorded_batch(lat_cell *c, const run_dir *rd)
         c->batch = n; /* only the id is asked for */
         if (is_there(c, rd)) {
             lat_cell_set_batch(c, n);
+            c->batch_proven = true;
             return;
         }
     }
@@ -103,12 +144,13 @@ static void list_cells(const lat_group *g, const run_dir *rd, FILE *list)
 
 static tpl_code measure_cells(lat_group *g, const latency_request *q, lat_place at, run_dir *rd, tpl_err *e)
 {
-    for (int i = 0; i < g->n; i++)
-        if (g->cells[i].own_max && !is_there(&g->cells[i], rd))
-            TPL_TRY(lat_verify_max(&g->cells[i], e));
     if (q->aa)
         TPL_TRY(noise_floor(q, g, at, e));
-    TPL_TRY(measure_group(g, q, e));
+    tpl_code rc = measure_group(g, q, e);
+    if (rc == TPL_E_INTERRUPTED)
+        keep_sampled(g, q, rd);
+    TPL_TRY(rc);
+    say_spent(g);
     return lat_write_group(g, q, rd, e);
 }
 

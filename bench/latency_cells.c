@@ -334,7 +334,7 @@ static tpl_code prepare(void *self, tpl_err *e)
     c->sampling = false;
     TPL_TRY(lat_check_fits(c, e));
     double before = lat_on_card(c->q) ? card_free() : NAN;
-    TPL_TRY(lat_open(c, e));
+    TPL_TRY(lat_open_largest(c, e));
     for (int b = 0; b < c->batch; b++)
         c->seqs[b] = session_add_seq(c->s);
     TPL_TRY(fill_cache(c, e));

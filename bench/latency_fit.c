@@ -101,24 +101,23 @@ tpl_code lat_check_fits(const lat_cell *c, tpl_err *e)
                     c->batch, c->context, bytes / 0x1p30, c->q->free_bytes / 0x1p30, fits);
 }
 
-tpl_code lat_verify_max(lat_cell *c, tpl_err *e)
+tpl_code lat_open_largest(lat_cell *c, tpl_err *e)
 {
     char text[VARIANT_TEXT];
     int planned = c->batch;
-    tpl_code rc = lat_check_fits(c, NULL);
-    if (rc != TPL_OK)
-        return TPL_OK; /* its row will say so */
-    variant_format_short(c->v, text);
-    rc = lat_on_card(c->q) ? TPL_E_MEMORY : TPL_OK;
-    for (int i = 0; i < TRIES && rc == TPL_E_MEMORY; i++) {
-        if (i > 0)
-            lat_cell_set_batch(c, c->batch > 1 + c->batch / 64 ? c->batch - 1 - c->batch / 64 : 1);
-        rc = lat_open(c, e);
+    tpl_code rc = lat_open(c, e);
+    bool search = c->own_max && !c->batch_proven;
+    for (int i = 1; i < TRIES && rc == TPL_E_MEMORY && search && c->batch > 1; i++) {
         lat_release(c);
+        lat_cell_set_batch(c, c->batch > 1 + c->batch / 64 ? c->batch - 1 - c->batch / 64 : 1);
+        rc = lat_open(c, e);
     }
-    if (rc == TPL_OK)
-        log_note("largest batch of %s at context %d, %d decoded: %d by the plan (%.4g of %.4g GiB), %d %s", text,
-                 c->context, c->decode_tok, planned, lat_bytes_needed(c) / 0x1p30, c->q->free_bytes / 0x1p30, c->batch,
-                 lat_on_card(c->q) ? "allocated" : "taken");
-    return rc == TPL_E_MEMORY || rc == TPL_E_UNSUPPORTED ? TPL_OK : rc;
+    if (rc != TPL_OK || !search)
+        return rc;
+    c->batch_proven = true;
+    variant_format_short(c->v, text);
+    log_note("largest batch of %s at context %d, %d decoded: %d by the plan (%.4g of %.4g GiB), %d %s", text, c->context,
+             c->decode_tok, planned, lat_bytes_needed(c) / 0x1p30, c->q->free_bytes / 0x1p30, c->batch,
+             lat_on_card(c->q) ? "allocated" : "taken");
+    return TPL_OK;
 }

@@ -1,6 +1,6 @@
 /* latency_impl.h - the inside of the latency bench: cells, what one costs in memory, its rows.
  * For:    latency.c (the sweep), latency_cells.c (one cell runs), latency_observe.c (splits, traces), latency_fit.c
- *         (memory), latency_report.c (rows).
+ *         (memory), latency_prefill.c (bound and rate of the prefill), latency_report.c (rows).
  * Enter:  those files only.
  * Owns:   lat_cell_init() .. lat_cell_fini(); what a target's prepare() makes, until its release().
  * Fails:  see latency.h. */
@@ -19,6 +19,7 @@ typedef struct {
     int tp, batch, context, decode_tok;
     int steps;    /* decode steps run in one sample, spread evenly over decode_tok */
     bool own_max; /* batch is the largest that fits */
+    bool batch_proven; /* it was allocated, or an earlier run had it */
     lab_run run;
     session *s;
     int *seqs;           /* [batch] */
@@ -103,8 +104,15 @@ double lat_rank_bytes(const lat_cell *c);
 tpl_code lat_check_fits(const lat_cell *c, tpl_err *e);
 /* The largest batch that fits by the plan; 0: none. */
 int lat_max_batch(const lat_cell *c);
-/* On a card: allocates the cell as it stands, with smaller batches until it can be done. */
-tpl_code lat_verify_max(lat_cell *c, tpl_err *e);
+/* lat_open(); a largest batch that cannot be allocated becomes smaller until it can, once. */
+tpl_code lat_open_largest(lat_cell *c, tpl_err *e);
+
+/* ---- latency_prefill.c ---- */
+
+/* Time to first token beside its bound and as a rate: the row's ttft_bound_ms .. ttft_matrix_frac. */
+void lat_fill_prefill(const lat_cell *c, rs_row *r);
+/* What the link model says of the prefill's collectives. */
+tpl_code lat_prefill_comm_us(const lat_cell *c, const plan *own, double *us, tpl_err *e);
 
 /* ---- latency_report.c ---- */
 

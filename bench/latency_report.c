@@ -148,20 +148,6 @@ static void __attribute__((format(printf, 2, 3))) add_note(rs_row *r, const char
     row_set_text(r, LAT_note, text);
 }
 
-/* What the link model says of the prefill's collectives, chunk by chunk, sequence after sequence. */
-static tpl_code prefill_comm_us(const lat_cell *c, const plan *own, double *us, tpl_err *e)
-{
-    int chunk = lat_prefill_rows(c->q);
-    link_cost cost;
-    *us = 0;
-    for (int at = 0; at < c->context; at += chunk) {
-        batch_shape shape = batch_shape_uniform(1, at, c->context - at < chunk ? c->context - at : chunk);
-        TPL_TRY(links_plan(c->q->links, own, PHASE_PREFILL, &shape, lat_types(c->q), &cost, e));
-        *us += c->batch * cost.us;
-    }
-    return TPL_OK;
-}
-
 static tpl_code set_modelled(const row_parts *p, const plan *own, rs_row *r, tpl_err *e)
 {
     const lat_cell *c = p->c;
@@ -170,7 +156,7 @@ static tpl_code set_modelled(const row_parts *p, const plan *own, rs_row *r, tpl
     double prefill_us = NAN;
     TPL_TRY(links_plan(c->q->links, own, PHASE_DECODE, &shape, lat_types(c->q), &step, e));
     if (c->n_ttft)
-        TPL_TRY(prefill_comm_us(c, own, &prefill_us, e));
+        TPL_TRY(lat_prefill_comm_us(c, own, &prefill_us, e));
     row_set_text(r, LAT_comm_source, "modelled");
     set_real(r, LAT_comm_ms_modelled, step.us / 1e3);
     set_real(r, LAT_tpot_ms_modelled, (step.us + p->tpot->cold.median) / 1e3);
@@ -212,6 +198,7 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
     if (p->tpot->n_cold > 0) {
         fill_times(p, &r);
         fill_memory(p->c, &r);
+        lat_fill_prefill(p->c, &r);
         row_set_text(&r, LAT_split, p->c->split);
     }
     if (p->ratio)

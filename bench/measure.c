@@ -51,6 +51,7 @@ typedef struct {
     measure_result *r;
     bool prepared, dead; /* dead: its status is final, it takes no more turns */
     bool was_warm;       /* warmed up in an earlier block */
+    bool verified;       /* after its last sample */
     bool warm_cache;
     double *turn_us, *turn_mhz; /* [block] this turn's samples */
     int *turn_limits;           /* [block] */
@@ -154,20 +155,32 @@ static tpl_code absorb(side *s, tpl_code rc, tpl_err *e)
     return TPL_OK;
 }
 
-static tpl_code side_prepare(side *s, tpl_err *e)
+static double seconds_since(const loop *l, int64_t begin_ns)
+{
+    return (double)(l->clock.now_ns(l->clock.self) - begin_ns) * 1e-9;
+}
+
+static tpl_code side_prepare(loop *l, side *s, tpl_err *e)
 {
     if (s->prepared || s->dead)
         return TPL_OK;
+    int64_t begin = l->clock.now_ns(l->clock.self);
     s->prepared = true;
-    return s->t->prepare ? absorb(s, s->t->prepare(s->t->self, e), e) : TPL_OK;
+    tpl_code rc = s->t->prepare ? absorb(s, s->t->prepare(s->t->self, e), e) : TPL_OK;
+    s->r->spent.prepare_s += seconds_since(l, begin);
+    s->r->spent.n_prepared++;
+    return rc;
 }
 
-static tpl_code side_verify(side *s, tpl_err *e)
+static tpl_code side_verify(loop *l, side *s, tpl_err *e)
 {
-    int64_t wrong = 0;
+    int64_t wrong = 0, begin = l->clock.now_ns(l->clock.self);
     if (s->dead || !s->t->verify)
         return TPL_OK;
+    if (interrupt_seen())
+        return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
     TPL_TRY(absorb(s, s->t->verify(s->t->self, &wrong, e), e));
+    s->r->spent.verify_s += seconds_since(l, begin);
     if (wrong > s->r->n_wrong)
         s->r->n_wrong = wrong;
     return TPL_OK;
@@ -222,22 +235,29 @@ static int read_limits(loop *l, double mhz)
     return mhz < l->o.throttle_frac * l->best_mhz ? BENCH_THROTTLED : 0;
 }
 
-/* In later blocks a side is known to settle: as many runs as a window has bring back what was released. */
+/* In later blocks a side is known to settle and where: two runs bring back what was released, a third one where the
+ * second is not yet as its samples are. */
+static bool is_back(const side *s, const double *us, int n)
+{
+    double settled = bstat_median(s->r->cold_us, (size_t)s->r->n_cold);
+    return s->was_warm && n >= 2 && us[n - 1] <= (1 + warm_change) * settled;
+}
+
 static tpl_code warm_up(loop *l, side *s, tpl_err *e)
 {
     double us[WARM_MAX_RUNS];
     int64_t begin = l->clock.now_ns(l->clock.self);
     int most = s->was_warm ? WARM_WINDOW : WARM_MAX_RUNS;
-    for (int n = 0; n < most && !is_stationary(us, n) && !s->dead; n++) {
+    for (int n = 0; n < most && !is_stationary(us, n) && !is_back(s, us, n) && !s->dead; n++) {
         if (interrupt_seen())
             return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
         TPL_TRY(reset(s, e));
         TPL_TRY(absorb(s, time_runs(l, s, 1, &us[n], e), e));
         read_mhz(l);
-        double spent = (double)(l->clock.now_ns(l->clock.self) - begin) * 1e-9;
-        if (spent > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
+        if (seconds_since(l, begin) > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
             break;
     }
+    s->r->spent.warm_s += seconds_since(l, begin);
     s->was_warm = true;
     if (s->t->warmed && !s->dead)
         s->t->warmed(s->t->self);
@@ -248,6 +268,7 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
 
 static tpl_code take_turn(loop *l, side *s, tpl_err *e)
 {
+    int64_t begin = l->clock.now_ns(l->clock.self);
     for (int32_t i = 0; i < l->block && !s->dead; i++) {
         TPL_TRY(reset(s, e));
         if (s->t->make_cold && !s->t->make_cold(s->t->self))
@@ -256,6 +277,7 @@ static tpl_code take_turn(loop *l, side *s, tpl_err *e)
         s->turn_mhz[i] = read_mhz(l);
         s->turn_limits[i] = read_limits(l, s->turn_mhz[i]);
     }
+    s->r->spent.sample_s += seconds_since(l, begin);
     return TPL_OK;
 }
 
@@ -278,19 +300,45 @@ static void keep_samples(loop *l, int32_t i)
     }
 }
 
+static int32_t n_kept(const loop *l)
+{
+    for (int k = 0; k < l->n; k++)
+        if (!l->sides[k].dead)
+            return l->sides[k].r->n_cold;
+    return 0;
+}
+
+/* No other round follows, unless samples of this one are thrown away. */
+static bool is_last_round(const loop *l)
+{
+    return n_kept(l) + l->block >= l->o.max_samples || l->rounds + l->block >= l->max_rounds;
+}
+
+/* A block with all that belongs to it. What is verified before and after samples is the same preparation; it costs one,
+ * so it is done in the first block and in the last. */
+static tpl_code take_block(loop *l, side *s, tpl_err *e)
+{
+    bool last = is_last_round(l) && l->o.hot_samples <= 0, check = l->rounds == 0 || last;
+    TPL_TRY(side_prepare(l, s, e));
+    if (check)
+        TPL_TRY(side_verify(l, s, e));
+    if (!s->dead)
+        TPL_TRY(warm_up(l, s, e));
+    TPL_TRY(take_turn(l, s, e));
+    if (check)
+        TPL_TRY(side_verify(l, s, e));
+    s->verified = last;
+    side_release(s);
+    return TPL_OK;
+}
+
 static tpl_code take_round(loop *l, tpl_err *e)
 {
     for (int k = 0; k < l->n; k++) {
         side *s = &l->sides[k];
         if (s->dead)
             continue;
-        if (l->o.block > 0) {
-            TPL_TRY(side_prepare(s, e));
-            TPL_TRY(warm_up(l, s, e));
-        }
-        TPL_TRY(take_turn(l, s, e));
-        if (l->o.block > 0)
-            side_release(s);
+        TPL_TRY(l->o.block > 0 ? take_block(l, s, e) : take_turn(l, s, e));
     }
     for (int32_t i = 0; i < l->block; i++)
         keep_samples(l, i);
@@ -314,14 +362,6 @@ static bool all_settled(const loop *l)
             return false;
     }
     return true;
-}
-
-static int32_t n_kept(const loop *l)
-{
-    for (int k = 0; k < l->n; k++)
-        if (!l->sides[k].dead)
-            return l->sides[k].r->n_cold;
-    return 0;
 }
 
 /* NULL while sampling goes on. The spread is looked at ever more seldom, as it changes ever more slowly. */
@@ -398,7 +438,7 @@ static tpl_code sample_hot(loop *l, tpl_err *e)
     for (int i = 0; i < outer; i++)
         for (int k = 0; k < l->n; k++) {
             side *s = &l->sides[k];
-            TPL_TRY(side_prepare(s, e));
+            TPL_TRY(side_prepare(l, s, e));
             for (int j = 0; j < inner && !s->dead; j++) {
                 if (interrupt_seen())
                     return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
@@ -419,10 +459,10 @@ static tpl_code verify_all(loop *l, tpl_err *e)
 {
     for (int k = 0; k < l->n; k++) {
         side *s = &l->sides[k];
-        if (interrupt_seen())
-            return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
-        TPL_TRY(side_prepare(s, e));
-        TPL_TRY(side_verify(s, e));
+        if (s->verified)
+            continue;
+        TPL_TRY(side_prepare(l, s, e));
+        TPL_TRY(side_verify(l, s, e));
         if (l->o.block > 0)
             side_release(s);
     }
@@ -431,7 +471,8 @@ static tpl_code verify_all(loop *l, tpl_err *e)
 
 static tpl_code run_phases(loop *l, tpl_err *e)
 {
-    TPL_TRY(verify_all(l, e));
+    if (l->o.block == 0)
+        TPL_TRY(verify_all(l, e));
     for (int k = 0; k < l->n && l->o.block == 0; k++)
         TPL_TRY(warm_up(l, &l->sides[k], e));
     TPL_TRY(sample_cold(l, e));

@@ -6,9 +6,10 @@
  *         TPL_E_MEMORY end that target only: they become its status.
  *
  * Targets take turns sample by sample (A B A B ...), so that all meet the same state of the machine; or, where they do
- * not fit in memory side by side, in blocks, each prepared and released in turn. The i-th samples of all sides belong
- * together; a sample taken while the clock was low is thrown away together with its partners. Between the two clock
- * readings of a sample nothing happens but the run. The loop allocates before it samples, not while. */
+ * not fit in memory side by side, in blocks, each prepared and released in turn, and verified before and after its
+ * samples in the first block and in the last. The i-th samples of all sides belong together; a sample taken while the
+ * clock was low is thrown away together with its partners. Between the two clock readings of a sample nothing happens
+ * but the run. The loop allocates before it samples, not while. */
 #ifndef TPL_BENCH_MEASURE_H
 #define TPL_BENCH_MEASURE_H
 
@@ -65,6 +66,12 @@ typedef struct {
     bool hot, kept;
 } bench_sample;
 
+/* Where a target's time went, in seconds. */
+typedef struct {
+    double prepare_s, verify_s, warm_s, sample_s;
+    int32_t n_prepared;
+} measure_spent;
+
 typedef struct {
     rs_status status; /* ok, wrong_answer, warm_cache, throttled, too_noisy, unsupported, out_of_memory */
     char reason[256];
@@ -79,6 +86,7 @@ typedef struct {
     int32_t n_hot;
     bstat_summary cold, hot;
     double clock_mhz; /* median; NaN where it cannot be read */
+    measure_spent spent;
 } measure_result;
 
 /* results[n]; on failure they hold what was sampled and still need measure_result_fini(). */

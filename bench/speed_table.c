@@ -251,6 +251,7 @@ table *speed_table_ttft(const csv_table *rows, const csv_table *published)
                                      {"batch", "batch", "", RS_TEXT},        {"ttft", "TTFT", "ms", RS_REAL},
                                      {"over", "baseline", "", RS_TEXT},      {"ratio", "ratio", "", RS_REAL},
                                      {"from", "from", "", RS_REAL},          {"to", "to", "", RS_REAL},
+                                     {"bound", "of bound", "", RS_REAL},     {"matrix", "of matrix rate", "", RS_REAL},
                                      {"published", "published", "", RS_REAL}};
     arena a;
     table *out = NULL;
@@ -258,23 +259,27 @@ table *speed_table_ttft(const csv_table *rows, const csv_table *published)
     for (line l = {rows, 0}; l.row < csv_table_n_rows(rows); l.row++) {
         line base;
         bool paired;
-        if (!isfinite(real_at(l, "ttft_ratio")) || !is_last(l) || !find_base(l, &base, &paired))
+        if (!isfinite(real_at(l, "ttft_ms")) || !is_last(l))
             continue;
+        bool has_base = isfinite(real_at(l, "ttft_ratio")) && find_base(l, &base, &paired);
         if (!out)
             out = make_table(ours(&a, rows, "Time to first token, the baseline's over each"), columns,
                              sizeof columns / sizeof *columns);
         variant v;
-        bool over_pd_off = variant_parse(text_at(base, "variant"), &v, NULL) == TPL_OK && v.kind == VAR_TPLA && !v.pd;
+        bool over_pd_off = has_base && variant_parse(text_at(base, "variant"), &v, NULL) == TPL_OK &&
+                           v.kind == VAR_TPLA && !v.pd;
         const char *cells[] = {text_at(l, "model"),
                                short_variant(&a, l),
                                ranks_text(&a, l),
                                text_at(l, "context_tok"),
                                batch_text(&a, l),
                                text_at(l, "ttft_ms"),
-                               short_variant(&a, base),
+                               has_base ? short_variant(&a, base) : "",
                                text_at(l, "ttft_ratio"),
                                text_at(l, "ttft_ratio_lo"),
                                text_at(l, "ttft_ratio_hi"),
+                               text_at(l, "ttft_bound_frac"),
+                               text_at(l, "ttft_matrix_frac"),
                                over_pd_off ? published_ratio(l, published, "time to first token", INT64_MAX) : ""};
         table_add_row(out, cells);
     }

@@ -14,7 +14,7 @@
 
 /* Decode throughput: every variant at every place, with published ratios of the same model, ranks and context. */
 table *speed_table_decode(const csv_table *rows, const csv_table *published);
-/* Time to first token, where rows have one and a baseline. */
+/* Time to first token, where rows have one: of its bound, of the matrix rate, and over its baseline. */
 table *speed_table_ttft(const csv_table *rows, const csv_table *published);
 /* From which context a variant wins, by batch: where the straight line between two measured contexts, the last lost and
  * the first won for good, meets that of the baseline. */

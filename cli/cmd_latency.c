@@ -155,7 +155,7 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 }
 
 static const char shown[] = "model,variant,tp,batch,batch_rule=rule,context_tok=context,decode_tok=decode,"
-                            "ttft_ms=TTFT,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
+                            "ttft_ms=TTFT,ttft_matrix_frac=of matrix,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
                             "kv_bytes_per_tok_rank=cache,bound_frac=of bound,bound_by=bound by,ratio,ratio_lo=from,ratio_hi=to,status";
 
 static bool on_card(const latency_request *q)
@@ -193,7 +193,7 @@ static tpl_code measure(latency_state *s, latency_request *q, cli_context *c, tp
     table *t = NULL;
     card_watches watches = {0};
     bench_clock clock;
-    TPL_TRY(on_card(q) ? card_ceilings_measure(0, &ceil, e) : ceilings_open(&(ceilings_options){0}, &ceil, e));
+    TPL_TRY(on_card(q) ? card_ceilings_open(0, &ceil, e) : ceilings_open(&(ceilings_options){0}, &ceil, e));
     TPL_TRY(find_free_bytes(s, q, e));
     q->ceil = &ceil;
     q->device = ceil.cpu;

@@ -37,6 +37,8 @@ step_cost plan_step_cost(const plan *p, const plan_step *s, const batch_shape *b
 {
     if (!s->active)
         return (step_cost){0};
+    if (b->logit_rows == 0 && s->out.buf >= 0 && p->bufs[s->out.buf].logit_rows)
+        return (step_cost){0}; /* no row wants logits: not even the head is read */
     if (s->is_comm)
         return comm_cost(p, s, b, t);
     batch_view view = {.n_rows = (int32_t)b->rows, .n_seqs = (int32_t)b->seqs, .ctx_tok = b->ctx_tok, .visible_pairs = b->visible_pairs};

@@ -192,7 +192,7 @@ static tpl_code open_rank(session *s, int rank, tpl_err *e)
                           .scratch = r->scratch.data,
                           .scratch_bytes = scratch,
                           .queue = x->queues[rank]};
-    return gpu_queue_wait(c->queue, e);
+    return TPL_OK;
 }
 
 static tpl_code open_findings(session *s, tpl_err *e)
@@ -233,6 +233,8 @@ static tpl_code open_session(session *s, tpl_err *e)
     TPL_TRY(open_findings(s, e));
     for (int i = 0; i < s->n_ranks; i++)
         TPL_TRY(open_rank(s, i, e));
+    for (int i = 0; i < s->n_ranks; i++) /* cards fill their memory at once */
+        TPL_TRY(gpu_queue_wait(place_of(s, i)->queue, e));
     TPL_TRY(gpu_use(c->places[0].card, e));
     return gpu_event_create(c->places[0].card, false, &x->ready, e);
 }
@@ -734,7 +736,9 @@ static tpl_code fill(session *s, int rank, int stream, uint64_t seed, tpl_err *e
         n = b->bytes - done < done ? b->bytes - done : done;
         TPL_TRY(gpu_copy(q, (char *)b->data + done, b->data, n, e));
     }
-    return gpu_queue_wait(q, e);
+    for (int i = 0; i < s->n_ranks && rank == s->n_ranks - 1; i++) /* ranks come in order, so that cards fill at once */
+        TPL_TRY(gpu_queue_wait(state_of(s)->queues[i], e));
+    return TPL_OK;
 }
 
 const exec_ops exec_cuda = {.host = false,

@@ -120,7 +120,11 @@
     X(comm_ms_modelled, REAL, VALUE, "ms", "modelled communication of one decode step; not in the times above") \
     X(tpot_ms_modelled, REAL, VALUE, "ms", "tpot_ms and comm_ms_modelled together, nothing of it overlapped") \
     X(ttft_ms_modelled, REAL, VALUE, "ms", "ttft_ms and the modelled communication of the prefill together") \
-    X(bound_by,    TEXT, VALUE,  "", "ceilings that bound_ms is made of, by share: `read`, `copy`, `update`, or matrix products `f32`, `bf16`")
+    X(bound_by,    TEXT, VALUE,  "", "ceilings that bound_ms is made of, by share: `read`, `copy`, `update`, or matrix products `f32`, `bf16`") \
+    X(ttft_bound_ms, REAL, VALUE, "ms", "least time that the machine's measured ceilings allow for the prefill lists") \
+    X(ttft_bound_frac, REAL, VALUE, "0-1", "ttft_bound_ms over ttft_ms") \
+    X(ttft_tflop_s, REAL, VALUE, "1e12 FLOP/s", "FLOPs of one rank's prefill lists over ttft_ms") \
+    X(ttft_matrix_frac, REAL, VALUE, "0-1", "the same over the measured rate of large matrix products of type `compute`")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \

@@ -64,7 +64,7 @@ enum { HAND_before = RS_N_COMMON - 1, RS_HANDOFF_COLUMNS(RS_NUMBER_HAND) HAND_N_
 #undef RS_NUMBER_TRACE
 #undef RS_NUMBER_HAND
 
-enum { RS_MAX_COLUMNS = 64 };
+enum { RS_MAX_COLUMNS = 80 };
 
 /* enum, word, meaning */
 #define RS_STATUS_LIST(X)                                                                                              \

@@ -48,7 +48,7 @@ typedef struct {
     bool is_cold;
     int n_runs, n_prepared, n_released, n_verified;
     bool alive;
-    int64_t wrong_at_verify[2];     /* n_wrong of the first and of later verifications */
+    int64_t wrong_at_verify[3];     /* n_wrong of the first, the second and of later verifications */
     int throttle_from, throttle_to; /* runs at half the clock */
     tpl_code fail_prepare, fail_run;
     bool cannot_cool;
@@ -83,7 +83,8 @@ static inline void fake_release(void *self)
 static inline tpl_code fake_verify(void *self, int64_t *n_wrong, tpl_err *e)
 {
     fake_target *t = self;
-    *n_wrong = t->wrong_at_verify[t->n_verified++ > 0];
+    *n_wrong = t->wrong_at_verify[t->n_verified < 2 ? t->n_verified : 2];
+    t->n_verified++;
     return TPL_OK;
 }
 

@@ -3,12 +3,15 @@
 #include "bench/latency_impl.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <criterion/criterion.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "results/csv_table.h"
 
 static ceilings fast_machine(void)
@@ -239,4 +242,78 @@ Test(latency, ranks_alone_compare_only_what_sends_the_same)
         csv_table_destroy(t);
         close_world(w);
     }
+}
+
+/* ---- time to first token beside its bound ---- */
+
+/* 1,000 tokens on a host are two chunks of at most 512 rows, of which the second alone reads the head. */
+Test(latency, prefill_rows_have_a_bound_and_a_rate)
+{
+    world *w = open_world(MLA, "mla", "mla");
+    tpl_code rc;
+    tpl_err e = {0};
+    plan *p;
+    double flops = 0;
+    w->tp = 1;
+    w->context = 1000;
+    w->batch = 2;
+    w->q.fill_random = false;
+    w->q.ttft_runs = 3;
+    w->q.n_variants = 1;
+    w->q.measure.noisy_ci_frac = 1e9;
+    for (int k = 0; k < CEIL_N; k++)
+        w->ceil.rate[k][0] = k == CEIL_F32 ? 1 : 1e9; /* 1 GFLOP/s, and memory that costs nothing */
+    csv_table *t = run(w, &rc, &e);
+    cr_assert(t && csv_table_n_rows(t) == 1, "%s: %s", e.where, e.what);
+    cr_assert(plan_create(model_cfg(lab_model(w->lab)), &w->variants[0], 1, 0, (plan_options){0}, &p, &e) == TPL_OK);
+    plan_types types = {.act = DT_F32, .kv = DT_F32, .weight = DT_NONE, .folded = DT_F32};
+    batch_shape first = batch_shape_uniform(1, 0, 512), last = batch_shape_uniform(1, 512, 488);
+    first.logit_rows = 0;
+    flops = 2 * (plan_cost(p, PHASE_PREFILL, &first, types).flops + plan_cost(p, PHASE_PREFILL, &last, types).flops);
+    cr_expect_float_eq(real(t, 0, "ttft_tflop_s"), flops / real(t, 0, "ttft_ms") / 1e9, 1e-6 * real(t, 0, "ttft_tflop_s"));
+    cr_expect_float_eq(real(t, 0, "ttft_matrix_frac"), 1e3 * real(t, 0, "ttft_tflop_s"), 1e-6 * real(t, 0, "ttft_matrix_frac"));
+    cr_expect_float_eq(real(t, 0, "ttft_bound_ms"), flops / 1e6, 1e-3 * flops / 1e6, "FLOPs at 1 GFLOP/s");
+    cr_expect_float_eq(real(t, 0, "ttft_bound_frac"), real(t, 0, "ttft_bound_ms") / real(t, 0, "ttft_ms"), 1e-6);
+    plan_destroy(p);
+    csv_table_destroy(t);
+    close_world(w);
+}
+
+/* ---- interrupts ---- */
+
+static int64_t now(void *self)
+{
+    return clock_ns();
+}
+
+/* Asked once a sample. */
+static int limits_then_signal(void *left)
+{
+    if (--*(int *)left == 0)
+        kill(getpid(), SIGTERM);
+    return 0;
+}
+
+/* A signal in the middle of sampling: what was sampled stands in rows that say so and that a resumed run repeats. */
+Test(latency, a_signal_leaves_what_was_sampled)
+{
+    world *w = open_world(MLA, "mla", "mla-dcp");
+    tpl_code rc;
+    tpl_err e = {0};
+    int left = 20;
+    bench_clock clock = {.now_ns = now, .limits = limits_then_signal, .self = &left};
+    interrupt_install();
+    w->tp = 1;
+    w->q.measure.clock = &clock;
+    w->q.measure.max_samples = w->q.measure.min_samples = 4000;
+    csv_table *t = run(w, &rc, &e);
+    cr_expect_eq(rc, TPL_E_INTERRUPTED);
+    cr_assert(t && csv_table_n_rows(t) == 2, "%s: %s", e.where, e.what);
+    for (int i = 0; i < 2; i++) {
+        cr_expect_str_eq(csv_table_text(t, i, "status"), "incomplete");
+        cr_expect(real(t, i, "tpot_ms") > 0 && real(t, i, "n_samples") > 0 && strstr(csv_table_text(t, i, "reason"), "a signal"));
+        cr_expect_str_empty(csv_table_text(t, i, "ratio"));
+    }
+    csv_table_destroy(t);
+    close_world(w);
 }

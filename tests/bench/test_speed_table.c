@@ -11,6 +11,9 @@
 #define HEAD                                                                                                           \
     "cell_id,status,model,weights,variant,tp,ranks,device,context_tok,decode_tok,batch,batch_rule,moe,tok_per_s,tpot_" \
     "ms,bound_ms,bound_frac,ratio,ratio_lo,ratio_hi,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,ttft_ratio_hi\n"
+#define TTFT_HEAD                                                                                                      \
+    "cell_id,status,model,variant,tp,ranks,context_tok,batch,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,"           \
+    "ttft_ratio_hi,ttft_bound_frac,ttft_matrix_frac,moe,weights,device\n"
 #define PAPER                                                                                                          \
     "model,variant,tp,context_tok,decode_tok,ratio,metric\n"                                                           \
     "DeepSeek-V3-0324,tpla,2,32768,,1.79,decode throughput over mla\n"                                                 \
@@ -87,13 +90,13 @@ Test(speed_table, long_decodes_have_a_published_ratio_of_their_own)
 
 Test(speed_table, time_to_first_token_has_its_own)
 {
-    csv_table *rows =
-                  parse(HEAD "a,ok,deepseek-v3,random,tpla:g=2:pd=off,2,nccl,card,1024,4,1,,off,,,,,,,,,14,,,\n"
-                             "b,ok,deepseek-v3,random,tpla:g=2,2,nccl,card,1024,4,1,,off,,,,,,,,a,10,1.4,1.3,1.5\n"),
+    csv_table *rows = parse(TTFT_HEAD "a,ok,deepseek-v3,tpla:g=2:pd=off,2,nccl,1024,1,,14,,,,.5,.4,off,random,card\n"
+                                      "b,ok,deepseek-v3,tpla:g=2,2,nccl,1024,1,a,10,1.4,1.3,1.5,.7,.6,off,random,card\n"
+                                      "c,ok,deepseek-v3,mla,2,nccl,8192,1,,,,,,,,off,random,card\n"),
               *papers = parse(PAPER);
     char *text = print(speed_table_ttft(rows, papers));
-    cr_expect(strstr(text, "deepseek-v3,tpla:g=2:u=pca,2 nccl,1024,1,10,tpla:g=2:u=pca:pd=off,1.4,1.3,1.5,1.4") != NULL, "%s",
-              text);
+    cr_expect(strstr(text, "2 nccl,1024,1,10,tpla:g=2:u=pca:pd=off,1.4,1.3,1.5,.7,.6,1.4") != NULL, "%s", text);
+    cr_expect(strstr(text, "2 nccl,1024,1,14,,,,,.5,.4,") && !strstr(text, "8192"), "%s", text);
     free(text);
     cr_expect_null(speed_table_ttft(papers, papers));
     csv_table_destroy(rows);

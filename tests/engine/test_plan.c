@@ -427,6 +427,21 @@ static void expect_groups_meet(plan *const *p, int tp, const char *text)
             }
 }
 
+/* A chunk of a prompt that is not its last wants no logits: the head is neither read nor multiplied. */
+Test(plan, a_pass_without_logits_does_not_pay_for_the_head)
+{
+    model_config c;
+    read_shape(&models[0], &c);
+    plan *p = make_plan(&c, "mla", 2, 0);
+    batch_shape with = batch_shape_uniform(1, 0, 64), without = with;
+    without.logit_rows = 0;
+    step_cost a = plan_cost(p, PHASE_PREFILL, &with, bf16_types), b = plan_cost(p, PHASE_PREFILL, &without, bf16_types);
+    double head = models[0].vocab / 2 * models[0].dim;
+    cr_expect_float_eq(a.flops - b.flops, 2 * head, 0.001 * head, "%g", a.flops - b.flops);
+    cr_expect_float_eq(a.bytes_read - b.bytes_read, 2 * head, 0.001 * head, "%g", a.bytes_read - b.bytes_read);
+    plan_destroy(p);
+}
+
 Test(plan, lists_of_ranks_correspond_step_by_step)
 {
     for (int m = 0; m < N_MODELS; m++) {
