@@ -16,6 +16,7 @@
 #ifndef TPL_KERNELS_CUDA_SKINNY_CUH
 #define TPL_KERNELS_CUDA_SKINNY_CUH
 
+#include "kernels/cuda/copies.cuh"
 #include "kernels/cuda/launch.cuh"
 
 enum { SK_THREADS = 256, SK_WARPS = 8, SK_CHUNK = 64, SK_PARTS = 4, SK_MOST_ROWS = 8, SK_NORM_PIECES = 4 };
@@ -61,22 +62,6 @@ template <int R_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXP
         return (RING + x) * 16 + red * 4 + (NORM_ ? SK_WARPS * SK_MOST_ROWS * 4 : 0);
     }
 };
-
-static __device__ __forceinline__ void sk_copy(uint4 *to, const void *from, bool there)
-{
-    unsigned at = (unsigned)__cvta_generic_to_shared(to), n = there ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
-}
-
-static __device__ __forceinline__ void sk_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int N> static __device__ __forceinline__ void sk_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
 
 static __device__ __forceinline__ void sk_mma(float c[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                                               unsigned b0, unsigned b1)
@@ -330,10 +315,10 @@ static __device__ __forceinline__ void sk_fill(const skinny_args &a, const skinn
         for (int h = 0; h < 2; h++) {
             bool there = s.w[r] && s.chunk < b.end && c + 32 * h < a.k;
             if (s.tile < a.tiles)
-                sk_copy(slot + (2 * r + h) * SK_THREADS, there ? s.w[r] + s.chunk * SK_CHUNK + 32 * h : a.part[0].w,
+                cu_copy(slot + (2 * r + h) * SK_THREADS, there ? s.w[r] + s.chunk * SK_CHUNK + 32 * h : a.part[0].w,
                         there);
         }
-    sk_commit();
+    cu_copies_commit();
     s.slot = s.slot + 1 == S::DEPTH ? 0 : s.slot + 1;
     s.chunk += SK_WARPS;
     if (s.chunk - (int)threadIdx.x / 32 >= b.first + a.block_chunks) {
@@ -445,7 +430,7 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
         float acc[S::R][4] = {}, more = sk_residual<S>(a, b, tile);
         for (int i = 0, chunk = b.first + threadIdx.x / 32; i < steps; i++, chunk += SK_WARPS) {
-            sk_wait<S::DEPTH - 1>();
+            cu_copies_wait<S::DEPTH - 1>();
             if (chunk < b.end)
                 sk_multiply<S>(a, b, slot, chunk, acc);
             sk_fill<S>(a, b, s, stride);
