@@ -49,7 +49,7 @@ static __device__ __forceinline__ void copy_pieces(const cu_bf16 *row, int k, bo
 #pragma unroll
     for (int i = 0; i < PIECES; i++) {
         int p = threadIdx.x % 32 + 32 * i;
-        cu_copy(to + p, there && p * 8 < k ? row + p * 8 : row, there && p * 8 < k);
+        copy_stream(to + p, there && p * 8 < k ? row + p * 8 : row, there && p * 8 < k);
     }
 }
 
@@ -134,7 +134,7 @@ static __global__ void __launch_bounds__(THREADS, 3) route_few_kernel(const __gr
     int rank = (int)cu_cluster_rank(), warp = threadIdx.x / 32, row = blockIdx.y;
     float sum = 0;
     copy_pieces(a.w + (int64_t)(warp * BLOCKS + rank) * a.ldw, a.k, warp * BLOCKS + rank < a.n, first[warp]);
-    cu_copies_commit();
+    copies_commit();
     for (int i = threadIdx.x; i < a.k / 8 && a.xn && a.gamma; i += THREADS)
         gamma[i] = ((const uint4 *)a.gamma)[i];
     __syncthreads();
@@ -156,7 +156,7 @@ static __global__ void __launch_bounds__(THREADS, 3) route_few_kernel(const __gr
     }
     for (int e = warp * BLOCKS + rank; e < a.n; e += WARPS * BLOCKS) {
         sum = 0;
-        cu_copies_wait<0>();
+        copies_wait<0>();
 #pragma unroll
         for (int i = 0; i < PIECES; i++)
             sum += dot_pieces(x[i], first[warp][threadIdx.x % 32 + 32 * i]);

@@ -67,9 +67,9 @@ static __device__ __forceinline__ void fill_down(const down_args &a, const down_
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         bool inside = there && c + 32 * h < a.ffn;
-        cu_copy(to + h * SK_THREADS, inside ? w + 32 * h : a.w, inside);
+        copy_stream(to + h * SK_THREADS, inside ? w + 32 * h : a.w, inside);
     }
-    cu_copies_commit();
+    copies_commit();
     p.slot = p.slot + 1 == DOWN_DEPTH ? 0 : p.slot + 1;
     if (++p.step == steps) {
         p.step = 0;
@@ -163,7 +163,7 @@ static __global__ void __launch_bounds__(SK_THREADS) down_kernel(const __grid_co
         int last = warp / each;
         for (int i = 0; i < steps; i++) {
             int chunk = warp + i * SK_WARPS, k = chunk / each;
-            cu_copies_wait<DOWN_DEPTH - 1>();
+            copies_wait<DOWN_DEPTH - 1>();
             if (k < n) {
                 if (k != last)
                     weigh(s, last, acc, sum);

@@ -315,10 +315,10 @@ static __device__ __forceinline__ void sk_fill(const skinny_args &a, const skinn
         for (int h = 0; h < 2; h++) {
             bool there = s.w[r] && s.chunk < b.end && c + 32 * h < a.k;
             if (s.tile < a.tiles)
-                cu_copy(slot + (2 * r + h) * SK_THREADS, there ? s.w[r] + s.chunk * SK_CHUNK + 32 * h : a.part[0].w,
-                        there);
+                copy_stream(slot + (2 * r + h) * SK_THREADS, there ? s.w[r] + s.chunk * SK_CHUNK + 32 * h : a.part[0].w,
+                            there);
         }
-    cu_copies_commit();
+    copies_commit();
     s.slot = s.slot + 1 == S::DEPTH ? 0 : s.slot + 1;
     s.chunk += SK_WARPS;
     if (s.chunk - (int)threadIdx.x / 32 >= b.first + a.block_chunks) {
@@ -430,7 +430,7 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
         float acc[S::R][4] = {}, more = sk_residual<S>(a, b, tile);
         for (int i = 0, chunk = b.first + threadIdx.x / 32; i < steps; i++, chunk += SK_WARPS) {
-            cu_copies_wait<S::DEPTH - 1>();
+            copies_wait<S::DEPTH - 1>();
             if (chunk < b.end)
                 sk_multiply<S>(a, b, slot, chunk, acc);
             sk_fill<S>(a, b, s, stride);
