@@ -144,9 +144,12 @@ tpl_dtype spec_compute(const speculate_request *q)
 /* What runs where; layers, as shapes may be cut to fit. */
 static void set_place(const speculate_request *q, const spec_cell *c, rs_row *r)
 {
+    static const char *const joins[] = {"all", "feed-forward", "off"};
     row_set_text(r, SPEC_backend, q->backend ? q->backend : "cpu");
     row_set_text(r, SPEC_ranks, ranks_name(q->ranks));
     row_set_text(r, SPEC_graph, spec_is_card(q) && !q->no_graph ? "on" : "off");
+    if (spec_is_card(q))
+        row_set_text(r, SPEC_joins, joins[q->joins]);
     row_set_text(r, SPEC_weights, model_is_random(lab_model(q->base)) ? "random" : "checkpoint");
     row_set_int(r, SPEC_base_layers, model_cfg(lab_model(q->base))->n_layers);
     if (c->method != SPEC_VANILLA)
@@ -203,6 +206,7 @@ static tpl_code open_side(spec_pool *p, const speculate_request *q, spec_side wa
                       .ranks = want.tp > 1 ? q->ranks : RANKS_LOCAL,
                       .backend = q->backend,
                       .no_graph = q->no_graph,
+                      .joins = q->joins,
                       .compute = q->compute,
                       .kv = q->kv,
                       .plan.attention_only = model_attention_only(lab_model(l))};

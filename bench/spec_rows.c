@@ -180,8 +180,10 @@ static void set_gains(const spec_bench *b, const spec_live *c, rs_row *r)
     if (single && groups_parse(c->cell.groups, model_cfg(lab_model(b->q->draft))->n_layers, &g, NULL) == TPL_OK) {
         double part = c->cell.whole_layers ? single->profile.layers_of_pass : single->profile.attn_of_pass;
         double bound = spec_gain_bound(&g, c->cell.draft_tp, part, b->q->depth);
+        double gain = draft_s_per_iteration(single) / draft_s_per_iteration(c);
+        row_set_real(r, SPEC_draft_gain_one, gain);
         row_set_real(r, SPEC_draft_gain_bound, bound);
-        row_set_real(r, SPEC_draft_bound_frac, draft_s_per_iteration(single) / bound / draft_s_per_iteration(c));
+        row_set_real(r, SPEC_draft_bound_frac, gain / bound);
     }
 }
 

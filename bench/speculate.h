@@ -47,6 +47,7 @@ typedef struct {
     const char *backend; /* NULL: "cpu" */
     ranks_kind ranks;    /* of teams of several: RANKS_LOCAL or RANKS_NCCL */
     bool no_graph;       /* card: enqueue every step of every pass */
+    joins_kind joins;    /* card: which steps share a launch */
     double exchange_us;  /* > 0: drafting of ranks that share a card is modelled as on a card each, with a group's
                           * exchange taken to last so long */
     const spec_replay *replay; /* may be NULL */

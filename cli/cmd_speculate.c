@@ -29,6 +29,7 @@ typedef struct {
     const char *backend;
     ranks_kind ranks;
     bool graph_off;
+    joins_kind joins;
     double exchange_us;
     table_format format;
 } speculate_state;
@@ -72,6 +73,7 @@ static const cli_option options[] = {
     {"backend", "NAME", "cpu, or cuda: on cards (default cuda where there is a card)", false},
     {"ranks", "KIND", "local: threads, or one card that all share; nccl: a card each (default local)", false},
     {"graph", "WHICH", "on a card: on, replay recorded passes; off, enqueue every step (default on)", false},
+    {"joins", "WHICH", "on a card, steps that share a launch: all, feed-forward only, off (default all)", false},
     {"exchange-us", "N",
      "where ranks share a card: model easyspec's drafting as on a card each, a group's exchange taking N us", false},
     {"compute", "TYPE", "f32 or bf16 inputs to matrix products (default f32; on a card bf16)", false},
@@ -111,6 +113,7 @@ static tpl_code set_words_of_choice(speculate_state *s, const char *key, const c
     static const char *const children[3] = {"top-k", "sampled"}, *const on_off[3] = {"on", "off", "both"};
     static const char *const parallel[3] = {"attention", "layers", "both"}, *const exact[3] = {"rank0", "visit"};
     static const char *const owner[3] = {"modulo", "blocks"}, *const graph[3] = {"on", "off"};
+    static const char *const joins[3] = {"all", "feed-forward", "off"};
     int i = 0;
     *taken = true;
     if (strcmp(key, "children") == 0) {
@@ -133,6 +136,9 @@ static tpl_code set_words_of_choice(speculate_state *s, const char *key, const c
     } else if (strcmp(key, "graph") == 0) {
         TPL_TRY(set_choice(key, value, graph, &i, e));
         s->graph_off = i == 1;
+    } else if (strcmp(key, "joins") == 0) {
+        TPL_TRY(set_choice(key, value, joins, &i, e));
+        s->joins = (joins_kind)i;
     } else {
         *taken = false;
     }
@@ -322,8 +328,9 @@ static const char shown[] = "method,tp,draft_tp=dtp,groups,width=w,depth=n,calib
                             "per_s,speedup,speedup_lo=from,"
                             "speedup_hi=to,accept_frac_of_n=acc/n,accept_per_draft_tok=acc/tok,tok_per_iteration=tok/"
                             "it,draft_s_per_100_tok=draft,"
-                            "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,draft_gain=gain,draft_gain_"
-                            "bound=bound,draft_bound_frac=of bound,attn_share=A,calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
+                            "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,draft_gain=gain over fastest,"
+                            "draft_gain_one=over one,draft_gain_bound=bound,draft_bound_frac=of bound,attn_share=A,"
+                            "calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
 
 static tpl_code print_choices(const speculate_request *q, const spec_choice *choices, int n, double vanilla,
                               table_format format, tpl_err *e)
@@ -591,6 +598,7 @@ static speculate_request request_of(const speculate_state *s, const cli_context 
         .backend = s->backend,
         .ranks = s->ranks,
         .no_graph = s->graph_off,
+        .joins = s->joins,
         .exchange_us = s->exchange_us,
         .trace = s->trace,
         .command = c->command,
@@ -604,6 +612,8 @@ static tpl_code choose_backend(speculate_state *s, tpl_err *e)
     bool card = strcmp(s->backend, "cuda") == 0;
     if (s->ranks == RANKS_NCCL && !card && !s->list)
         return tpl_fail(e, TPL_E_USAGE, "--ranks", "is nccl, expected with --backend cuda only");
+    if (s->joins != JOINS_ALL && !card && !s->list)
+        return tpl_fail(e, TPL_E_USAGE, "--joins", "are a card's, expected with --backend cuda only");
     if (s->exchange_us > 0 && !card && !s->list)
         return tpl_fail(e, TPL_E_USAGE, "--exchange-us", "models cards, expected with --backend cuda only");
     return TPL_OK;

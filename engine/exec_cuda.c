@@ -454,6 +454,12 @@ static tpl_code stamp(session *s, int rank, int index, tpl_err *e)
     return TPL_OK;
 }
 
+static bool may_join(const session *s, const plan_step *step)
+{
+    joins_kind joins = team_opts(s->t)->joins;
+    return joins == JOINS_ALL || (joins == JOINS_FEED_FORWARD && cuda_block_of(step) == BLOCK_FEED_FORWARD);
+}
+
 /* Enqueues step `index`, and those after it that the same launch does; how many comes back in *done. */
 static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err *e)
 {
@@ -463,7 +469,7 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
     int n = 0;
     for (; n < KERNEL_MAX_JOIN && index + n < l->n; n++) {
         const plan_step *step = &l->steps[index + n];
-        if (!step->active || step->is_comm)
+        if (!step->active || step->is_comm || (n > 0 && !(may_join(s, step) && may_join(s, step - 1))))
             break;
         calls[n] = step_bind(step, &r->env);
     }

@@ -32,6 +32,7 @@ typedef struct cuda_clock cuda_clock;
 
 tpl_code cuda_clock_create(const session *s, cuda_clock **out, tpl_err *e);
 void cuda_clock_destroy(cuda_clock *c);
+block_kind cuda_block_of(const plan_step *step);
 /* Forgets the passes that were added. */
 void cuda_clock_zero(cuda_clock *c);
 /* A walk of a phase: from begin on, before each of a rank's active steps, and at its end. All may be recorded. */

@@ -20,7 +20,7 @@ struct cuda_clock {
     rank_clock *ranks;
 };
 
-static block_kind kind_of(const plan_step *step)
+block_kind cuda_block_of(const plan_step *step)
 {
     static const char *const exchanges[] = {"fuzzy.", "visit.", "exact."};
     for (size_t i = 0; i < sizeof exchanges / sizeof *exchanges; i++)
@@ -34,13 +34,13 @@ static block_kind kind_of(const plan_step *step)
 /* Whether a step begins another block than the one under way. */
 static bool turns(const rank_clock *r, const plan_step *step)
 {
-    return r->next == 0 || r->layer != step->layer || r->kind != kind_of(step);
+    return r->next == 0 || r->layer != step->layer || r->kind != cuda_block_of(step);
 }
 
 static void enter(rank_clock *r, const plan_step *step)
 {
     r->layer = step->layer;
-    r->kind = kind_of(step);
+    r->kind = cuda_block_of(step);
     r->next++;
 }
 

@@ -26,6 +26,9 @@ bool ranks_are_processes(ranks_kind k);
 /* TPL_E_USAGE where a team of k would need other processes than were launched. */
 tpl_code ranks_check(ranks_kind k, int tp, tpl_err *e);
 
+/* Backend "cuda": which runs of steps one launch may do. Feed-forward: those of the layers' feed-forward only. */
+typedef enum { JOINS_ALL, JOINS_FEED_FORWARD, JOINS_OFF } joins_kind;
+
 typedef struct {
     int32_t tp;
     ranks_kind ranks;
@@ -34,6 +37,7 @@ typedef struct {
     int32_t first_card;    /* of this process's ranks on cards: rank i is on first_card + i, or all share first_card */
     bool isolate;          /* copy every shard, so that nothing outside it is read; caches start as NaN */
     bool no_graph;         /* backend "cuda": never replay recorded walks, enqueue every step of every pass */
+    joins_kind joins;
     plan_options plan;
     int64_t remote_id; /* ranks that are processes: what followers call this team; set by lab.c */
 } team_options;

@@ -183,7 +183,7 @@
     X(verify_s_per_100_tok, REAL, VALUE, "s", "verification time for 100 generated tokens") \
     X(calibrate_s_per_100_tok, REAL, VALUE, "s", "calibration's part of the drafting time") \
     X(draft_gain,  REAL, VALUE,  "", "drafting time an iteration of the fastest ordinary draft of equal width and depth over this row's") \
-    X(draft_gain_bound, REAL, VALUE, "", "the most that draft_gain can be by the cost model") \
+    X(draft_gain_bound, REAL, VALUE, "", "the most that draft_gain_one can be by the cost model") \
     X(task,        TEXT, CONFIG, "", "set that the prompts come from") \
     X(seed,        INT,  CONFIG, "", "seed of sampling") \
     X(compute,     TEXT, CONFIG, "", "type of the inputs to matrix products; accumulation is f32") \
@@ -219,10 +219,12 @@
     X(comm_source, TEXT, VALUE,  "", "communication inside the times: `measured`, `modelled` or `none`") \
     X(calibrate_over_tok, REAL, VALUE, "", "time of a calibration over that of an exact pass of one token") \
     X(verify_over_tok, REAL, VALUE, "", "time of a verification over that of one decode step of the base") \
-    X(draft_bound_frac, REAL, VALUE, "0-1", "drafting time an iteration of the ordinary draft on one rank over draft_gain_bound, over this row's") \
+    X(draft_bound_frac, REAL, VALUE, "0-1", "draft_gain_one over draft_gain_bound") \
     X(attn_overlap, REAL, VALUE, "0-1", "attention time that ranks 0 and 1 have in common within a group, over the shorter one's") \
     X(exchange_us, REAL, VALUE,  "us", "a group's broadcast and gather, and the wait for them, on rank 0; as taken where modelled") \
-    X(draft_ms_measured, REAL, VALUE, "ms", "an iteration's drafting as it was timed, where the other columns are modelled")
+    X(draft_ms_measured, REAL, VALUE, "ms", "an iteration's drafting as it was timed, where the other columns are modelled") \
+    X(draft_gain_one, REAL, VALUE, "", "drafting time an iteration of the ordinary draft of equal width and depth on one rank over this row's") \
+    X(joins,       TEXT, CONFIG, "", "on a card, which steps share a launch: `all`, the `feed-forward`'s only, or `off`")
 
 #define RS_TRACES_COLUMNS(X) \
     X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `speculate`") \

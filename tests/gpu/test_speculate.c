@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/spec_trace.h"
 #include "device/gpu.h"
+#include "device/gpu_trace.h"
 #include "engine/sampler.h"
 #include "engine/speculate.h"
 #include "kernels/card.h"
@@ -59,6 +61,7 @@ typedef struct {
     const char *backend;
     ranks_kind ranks;
     bool no_graph;
+    joins_kind joins;
 } place;
 
 typedef struct {
@@ -73,6 +76,7 @@ static session *open_side(lab *l, const way *w, const place *where, int tp, bool
                       .backend = where->backend,
                       .ranks = tp > 1 ? where->ranks : RANKS_LOCAL,
                       .no_graph = where->no_graph,
+                      .joins = where->joins,
                       .compute = DT_F32};
     spec_options so = {.method = w->method, .width = w->width, .depth = w->depth};
     session_options need = draft ? spec_draft_session(&so, 300) : spec_base_session(&so, 300);
@@ -134,7 +138,7 @@ static void expect_same(const way *w, const texts *host, const texts *card, cons
     cr_expect_float_eq(h, c, 0.02 * h + 0.02, "%s: %g accepted an iteration, on the host %g", what, c, h);
 }
 
-static void compare_ways(ranks_kind ranks, bool no_graph)
+static void compare_ways(ranks_kind ranks, bool no_graph, joins_kind joins)
 {
     static texts plain, host, card;
     lab *base = open_lab("worldlet-gqa"), *draft = open_lab("worldlet-draft");
@@ -145,12 +149,12 @@ static void compare_ways(ranks_kind ranks, bool no_graph)
             continue;
         snprintf(what, sizeof what, "%s w %d n %d tp %d, draft tp %d, %s", spec_method_name(w->method), w->width,
                  w->depth, w->base_tp, w->draft_tp, w->groups ? w->groups : "-");
-        write_texts(base, draft, w, &(place){"cpu", RANKS_LOCAL, false}, &host);
+        write_texts(base, draft, w, &(place){"cpu", RANKS_LOCAL, false, JOINS_ALL}, &host);
         if (i == 0)
             plain = host;
         if (i > 0 && ranks != RANKS_NCCL)
             cr_expect_eq(memcmp(plain.tokens, host.tokens, sizeof plain.tokens), 0, "on the host: %s", what);
-        write_texts(base, draft, w, &(place){"cuda", ranks, no_graph}, &card);
+        write_texts(base, draft, w, &(place){"cuda", ranks, no_graph, joins}, &card);
         printf("# %s: %.3f accepted an iteration, on the host %.3f\n", what,
                (double)card.stats.n_accepted / (double)card.stats.n_iterations,
                (double)host.stats.n_accepted / (double)host.stats.n_iterations);
@@ -163,20 +167,20 @@ static void compare_ways(ranks_kind ranks, bool no_graph)
 Test(gpu_speculate, greedy_texts_are_the_hosts, .timeout = 300)
 {
     need_cards(1);
-    compare_ways(RANKS_LOCAL, false);
+    compare_ways(RANKS_LOCAL, false, JOINS_ALL);
 }
 
 Test(gpu_speculate, greedy_texts_step_by_step, .timeout = 300)
 {
     need_cards(1);
-    compare_ways(RANKS_LOCAL, true);
+    compare_ways(RANKS_LOCAL, true, JOINS_FEED_FORWARD);
 }
 
 Test(gpu_speculate, greedy_texts_on_two_cards, .timeout = 300)
 {
     need_cards(2);
-    compare_ways(RANKS_NCCL, false);
-    compare_ways(RANKS_NCCL, true);
+    compare_ways(RANKS_NCCL, false, JOINS_ALL);
+    compare_ways(RANKS_NCCL, true, JOINS_OFF);
 }
 
 /* ---- the likeliest tokens ---- */
@@ -267,7 +271,7 @@ Test(gpu_speculate, times_blocks_by_the_cards_clock)
     need_cards(1);
     lab *l = open_lab("worldlet-draft");
     way w = {SPEC_EASYSPEC, 4, 5, 1, 2, "rule:4", false, false, false, false};
-    session *s = open_side(l, &w, &(place){"cuda", RANKS_LOCAL, false}, 2, true, &run);
+    session *s = open_side(l, &w, &(place){"cuda", RANKS_LOCAL, false, JOINS_ALL}, 2, true, &run);
     cr_assert(session_time_blocks(s, true, &e) == TPL_OK, "%s: %s", e.where, e.what);
     int seq = session_add_seq(s);
     for (int i = 0; i < 8; i++) {
@@ -282,6 +286,45 @@ Test(gpu_speculate, times_blocks_by_the_cards_clock)
         cr_expect(one.us[BLOCK_FEED_FORWARD] == 0 && (phase == PHASE_DECODE) == (one.us[BLOCK_ATTENTION] == 0));
     }
     cr_assert(session_time_blocks(s, false, &e) == TPL_OK);
+    session_destroy(s);
+    lab_run_close(&run);
+    lab_close(l);
+}
+
+/* ---- side by side ---- */
+
+/* A group's attention runs on both cards for most of the shorter one's time, in replayed passes. */
+Test(gpu_speculate, attention_of_a_group_overlaps, .timeout = 300)
+{
+    enum { LAYERS = 6, PROMPT_TOK = 256 };
+    static int32_t prompt[PROMPT_TOK];
+    char name[512];
+    const char *home = getenv("TPLABENCH_HOME");
+    gpu_trace *probe;
+    lab *l;
+    lab_run run;
+    double overlap = NAN;
+    tpl_err e = {0};
+    need_cards(2);
+    if (gpu_trace_begin(&probe, &e) != TPL_OK)
+        cr_skip_test("%s: %s", e.where, e.what);
+    gpu_trace_destroy(probe);
+    snprintf(name, sizeof name, "shape:%s/models/shapes/llama-3.2-1b.json,layers=%d", home && *home ? home : SOURCE_ROOT,
+             LAYERS);
+    cr_assert(lab_open(name, &(lab_calibration){0}, &l, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    variant v = variant_exact(model_cfg(lab_model(l)));
+    team_options o = {.tp = 2, .backend = "cuda", .ranks = RANKS_NCCL};
+    cr_assert(groups_parse("rule:4", LAYERS, &o.plan.fuzzy.groups, &e) == TPL_OK);
+    cr_assert(lab_run_open(l, &v, &o, &run, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    spec_options so = {.method = SPEC_EASYSPEC, .width = 1, .depth = 5};
+    session_options need = spec_draft_session(&so, PROMPT_TOK + 16);
+    session *s;
+    cr_assert(session_create(run.team, &need, &s, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    for (int i = 0; i < PROMPT_TOK; i++)
+        prompt[i] = token_at(1, i);
+    cr_assert(spec_overlap_card(s, prompt, PROMPT_TOK, &overlap, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    printf("# attention of a group overlaps by %.3f of the shorter rank's\n", overlap);
+    cr_expect(overlap >= 0.6, "overlap is %g", overlap);
     session_destroy(s);
     lab_run_close(&run);
     lab_close(l);
