@@ -388,6 +388,24 @@ static __device__ __forceinline__ bool sk_route(const skinny_args &a, skinny_blo
     return b.matrix >= 0 && b.matrix < a.n_local;
 }
 
+/* The expert of the route that a block of a shared expert brings near: the one of its own number; -1: none here. */
+static __device__ __forceinline__ int sk_next_expert(const skinny_args &a, const skinny_block &b)
+{
+    int row = blockIdx.y / (a.top_k + a.n_shared);
+    int e = b.matrix < a.top_k ? a.ids[row * a.ids_stride + b.matrix] - a.expert0 : -1;
+    return e < a.n_local ? e : -1;
+}
+
+/* Routes' blocks come in where those of shared experts leave: these bring the first ones' weights near. */
+template <typename S>
+static __device__ __forceinline__ void sk_bring_expert(const skinny_args &a, const skinny_block &b, int tile, int e)
+{
+    int r = threadIdx.x, row = tile * (S::NT / 2) + r / 16 * 8 + r % 8;
+    const skinny_part &p = a.part[r / 8 % 2];
+    if (a.near > 0 && e >= 0 && r < S::NT && row < p.n)
+        cu_bring_near(p.w + e * p.w_step + row * p.ldw, (unsigned)a.k * 2);
+}
+
 /* grid (blocks that share the tiles x cluster, heads or routes) */
 template <typename S>
 static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
@@ -424,7 +442,10 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
             cu_wait_before();
         if (S::EXPERTS)
             cu_let_next();
+        int next = S::EXPERTS && waits ? sk_next_expert(a, b) : -1;
         sk_bring_x(a, b, b.from);
+        if (S::EXPERTS && waits)
+            sk_bring_expert<S>(a, b, blockIdx.x / blocks, next);
     }
     __syncthreads();
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
