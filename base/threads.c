@@ -21,8 +21,9 @@ void barrier_init(barrier *b, int n)
     pthread_mutex_init(&b->lock, NULL);
     pthread_cond_init(&b->turned, NULL);
     b->n = n;
-    b->waiting = 0;
     b->spin = n <= threads_usable_cores() ? SPIN_TURNS : 0;
+    atomic_init(&b->waiting, 0);
+    atomic_init(&b->sleeping, 0);
     atomic_init(&b->phase, 0);
 }
 
@@ -32,27 +33,37 @@ void barrier_fini(barrier *b)
     pthread_mutex_destroy(&b->lock);
 }
 
+/* Opens the barrier. Who is about to sleep counts itself before it looks at the phase again, and the phase turns before
+ * that count is read: one of both sees the other. */
+static void turn(barrier *b, unsigned phase)
+{
+    atomic_store(&b->waiting, 0);
+    atomic_store(&b->phase, phase + 1);
+    if (atomic_load(&b->sleeping) == 0)
+        return;
+    pthread_mutex_lock(&b->lock);
+    pthread_cond_broadcast(&b->turned);
+    pthread_mutex_unlock(&b->lock);
+}
+
 void barrier_wait(barrier *b)
 {
     if (b->n == 1)
         return;
     unsigned phase = atomic_load(&b->phase);
-    pthread_mutex_lock(&b->lock);
-    if (++b->waiting == b->n) {
-        b->waiting = 0;
-        atomic_fetch_add(&b->phase, 1);
-        pthread_cond_broadcast(&b->turned);
-        pthread_mutex_unlock(&b->lock);
+    if (atomic_fetch_add(&b->waiting, 1) + 1 == b->n) {
+        turn(b, phase);
         return;
     }
-    pthread_mutex_unlock(&b->lock);
     for (int i = 0; i < b->spin; i++) {
         if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
             return;
         __builtin_ia32_pause();
     }
     pthread_mutex_lock(&b->lock);
+    atomic_fetch_add(&b->sleeping, 1);
     while (atomic_load(&b->phase) == phase)
         pthread_cond_wait(&b->turned, &b->lock);
+    atomic_fetch_sub(&b->sleeping, 1);
     pthread_mutex_unlock(&b->lock);
 }

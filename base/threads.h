@@ -9,10 +9,12 @@
 #include <stdatomic.h>
 
 typedef struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* for waiters that sleep */
     pthread_cond_t turned;
-    int n, waiting, spin;
-    atomic_uint phase;
+    int n, spin;
+    atomic_int sleeping;
+    _Alignas(64) atomic_int waiting; /* apart from `phase`, which waiters read all the time */
+    _Alignas(64) atomic_uint phase;
 } barrier;
 
 /* Waiters spin briefly only if n threads fit the cores this process may use; else they block at once. */

@@ -40,7 +40,8 @@ static void say_spent(const lat_group *g)
     }
     double sum = all.prepare_s + all.verify_s + all.warm_s + all.sample_s;
     if (sum >= LONG_S)
-        log_note("%d cells took %.1f s: %.1f making teams and caches (%d times), %.1f checking, %.1f warming up, %.1f sampling",
+        log_note("%d cells took %.1f s: %.1f making teams and caches (%d times), %.1f checking, %.1f warming up, %.1f "
+                 "sampling",
                  g->n, sum, all.prepare_s, all.n_prepared, all.verify_s, all.warm_s, all.sample_s);
 }
 
@@ -60,7 +61,8 @@ static void keep_sampled(lat_group *g, const latency_request *q, run_dir *rd)
         if (was_refused(r))
             continue;
         r->status = RS_INCOMPLETE;
-        snprintf(r->reason, sizeof r->reason, "a signal ended sampling after %d samples; answers were not checked again", r->n_cold);
+        snprintf(r->reason, sizeof r->reason,
+                 "a signal ended sampling after %d samples; answers were not checked again", r->n_cold);
     }
     lat_write_group(g, q, rd, NULL);
 }

@@ -35,10 +35,10 @@ typedef struct {
     ranks_kind ranks;
     const char *backend; /* NULL: "cpu" */
     tpl_dtype compute, kv;
-    const link_model *links; /* of ranks that run alone: what their collectives would take, beside the times; NULL: none */
-    const ceilings *ceil; /* of what the backend runs on */
-    double free_bytes;    /* of the card that has least, or of the machine */
-    bool pretend;         /* free_bytes is what the user said: cells are held to it on a machine too */
+    const link_model *links; /* of ranks alone: what collectives would take, beside the times; NULL: none */
+    const ceilings *ceil;    /* of what the backend runs on */
+    double free_bytes;       /* of the card that has least, or of the machine */
+    bool pretend;            /* free_bytes is what the user said: cells are held to it on a machine too */
     measure_options measure;
     int ttft_runs; /* prefills timed a cell before decoding, the median is ttft_ms; 0: the cache is filled once, untimed
                     */

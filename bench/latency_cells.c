@@ -1,17 +1,17 @@
-/* One cell of the latency bench: how it is prepared, verified, run and called. */
+/* One cell of the latency bench: how it is prepared, run and called. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/threads.h"
 #include "bench/latency_impl.h"
 #include "device/gpu.h"
 #include "device/gpu_trace.h"
+#include "device/procs.h"
 #include "engine/generate.h"
 
 enum { PREFILL_ROWS = 512, CARD_PREFILL_ROWS = 2048, MAX_STEPS = 1 << 16, ALL_STEPS = 128, SOME_STEPS = 32 };
-enum { SILENT_WARM = 2, SILENT_RUNS = 5, FILL_SEED = 29 };
+enum { FILL_SEED = 29 };
 
 /* ---- backends ---- */
 
@@ -36,7 +36,8 @@ plan_types lat_types(const latency_request *q)
 
 int lat_sharers(const latency_request *q, int tp)
 {
-    bool cards_enough = lat_on_card(q) && ranks_are_processes(q->ranks) && gpu_count() >= tp;
+    int here = procs_opened() ? procs_local_count() : tp;
+    bool cards_enough = lat_on_card(q) && ranks_are_processes(q->ranks) && gpu_count() >= here;
     return q->ranks == RANKS_SOLO || q->ranks == RANKS_NCCL || cards_enough ? 1 : tp;
 }
 
@@ -94,7 +95,7 @@ static int cached_at(const lat_cell *c, int k)
     return c->context + (int)((2 * (int64_t)k + 1) * c->decode_tok / (2 * c->steps));
 }
 
-static tpl_code run_decode(void *self, tpl_err *e)
+tpl_code lat_run_decode(void *self, tpl_err *e)
 {
     lat_cell *c = self;
     int64_t at = clock_ns();
@@ -137,47 +138,6 @@ static tpl_code fill_cache(lat_cell *c, tpl_err *e)
     for (int b = 0; b < c->batch; b++)
         TPL_TRY(session_assume(c->s, c->seqs[b], c->context, e));
     return TPL_OK;
-}
-
-/* One sample, per step. */
-static tpl_code time_sample(lat_cell *c, double *us, tpl_err *e)
-{
-    TPL_TRY(lat_back_to_context(c, e));
-    int64_t begin = clock_ns();
-    TPL_TRY(run_decode(c, e));
-    *us = (double)(clock_ns() - begin) / 1e3 / c->steps;
-    return TPL_OK;
-}
-
-/* The same samples without collectives, to tell their time from the rest, and where ranks are threads that have a core
- * each, those of one rank alone too: in turns, because a shared machine changes from minute to minute. Values are wrong
- * afterwards. */
-static tpl_code time_silent(lat_cell *c, tpl_err *e)
-{
-    double joint[SILENT_RUNS], silent[SILENT_RUNS], alone[SILENT_RUNS], warm;
-    bool threads = c->q->ranks == RANKS_LOCAL;
-    c->sampling = false;
-    for (int i = -SILENT_WARM; i < SILENT_RUNS; i++) {
-        if (threads)
-            TPL_TRY(time_sample(c, i < 0 ? &warm : &joint[i], e));
-        TPL_TRY(session_set_silent(c->s, true, e));
-        TPL_TRY(time_sample(c, i < 0 ? &warm : &silent[i], e));
-        if (threads) {
-            TPL_TRY(session_set_alone(c->s, e));
-            TPL_TRY(time_sample(c, i < 0 ? &warm : &alone[i], e));
-            TPL_TRY(session_set_silent(c->s, false, e));
-        }
-    }
-    c->silent_us = bstat_median(silent, SILENT_RUNS);
-    c->joint_us = threads ? bstat_median(joint, SILENT_RUNS) : NAN;
-    c->alone_us = threads ? bstat_median(alone, SILENT_RUNS) : NAN;
-    return session_set_silent(c->s, false, e);
-}
-
-static bool has_silence(const lat_cell *c)
-{
-    bool threads = c->q->ranks == RANKS_LOCAL && !lat_on_card(c->q) && c->tp <= threads_usable_cores();
-    return c->tp > 1 && (c->q->ranks == RANKS_NCCL || threads);
 }
 
 /* ---- what a cell is called ---- */
@@ -223,72 +183,6 @@ rs_cell_id lat_cell_id(const lat_cell *c)
     rs_cell_id id = row_cell_id(&r);
     row_fini(&r);
     return id;
-}
-
-/* ---- checking ---- */
-
-static int64_t count_wrong(const float *got, const float *want, int n, double tolerance)
-{
-    double scale = 0;
-    int64_t wrong = 0;
-    for (int i = 0; i < n; i++)
-        scale = fmax(scale, fabs((double)want[i]));
-    for (int i = 0; i < n; i++)
-        wrong += !(fabs((double)got[i] - want[i]) <= tolerance * scale);
-    return wrong;
-}
-
-/* Decode is another algebraic form of prefill's attention (absorbed against MHA form), so the two must agree, except
- * under prefill-decode separation, where decode approximates. Timing may change nothing: the step must come out the
- * same, bit for bit, before and after. Tolerances: f32 sums of up to ~1e4 terms, and bf16 inputs rounded to 2^-9
- * through all layers. */
-static tpl_code verify_decode(void *self, int64_t *n_wrong, tpl_err *e)
-{
-    lat_cell *c = self;
-    int vocab = team_plan(c->run.team, 0)->cfg.vocab;
-    bool bf16_used = team_opts(c->run.team)->compute == DT_BF16 || team_opts(c->run.team)->kv == DT_BF16;
-    TPL_TRY(lat_back_to_context(c, e));
-    TPL_TRY(lat_decode_step(c, e));
-    const float *got = session_logits(c->s, 0);
-    *n_wrong = 0;
-    for (int i = 0; i < vocab; i++)
-        *n_wrong += !isfinite(got[i]);
-    if (c->expected)
-        *n_wrong += count_wrong(got, c->expected, vocab, bf16_used ? 0.1 : 1e-3);
-    bool first = !c->first_logits;
-    if (first) {
-        c->first_logits = tpl_malloc(sizeof *got * (size_t)vocab);
-        memcpy(c->first_logits, got, sizeof *got * (size_t)vocab);
-    }
-    for (int i = 0; i < vocab; i++)
-        *n_wrong += memcmp(&got[i], &c->first_logits[i], sizeof *got) != 0;
-    if (c->n_itl > 0 && !c->split && (c->q->trace || !lat_on_card(c->q))) /* only a tracer sees what a card does */
-        TPL_TRY(lat_observe(c, e));
-    if (c->n_itl > 0 && has_silence(c) && isnan(c->silent_us))
-        TPL_TRY(time_silent(c, e));
-    return lat_back_to_context(c, e);
-}
-
-/* Alone, a rank of a team that spreads tokens sees only its own when it decodes. */
-static bool decode_approximates(const lat_cell *c)
-{
-    const variant *v = c->v;
-    if (v->kind == VAR_MLA_DCP && c->q->ranks == RANKS_SOLO && c->tp > 1)
-        return true;
-    return v->kind == VAR_TPLA && v->pd && v->slice != SLICE_NONE && v->g > 1;
-}
-
-/* The first decode step's logits by the prefill list: the context and one more token. */
-static tpl_code expect(lat_cell *c, tpl_err *e)
-{
-    int vocab = team_plan(c->run.team, 0)->cfg.vocab;
-    if (decode_approximates(c) || team_plan(c->run.team, 0)->list[PHASE_PREFILL].n == 0)
-        return TPL_OK;
-    batch_row row = {c->seqs[0], c->prompt[0], ROW_CHAIN, true};
-    TPL_TRY(session_forward(c->s, PHASE_PREFILL, &row, 1, e));
-    c->expected = tpl_malloc(sizeof(float) * (size_t)vocab);
-    memcpy(c->expected, session_logits(c->s, 0), sizeof(float) * (size_t)vocab);
-    return TPL_OK;
 }
 
 /* ---- life ---- */
@@ -338,7 +232,7 @@ static tpl_code prepare(void *self, tpl_err *e)
     for (int b = 0; b < c->batch; b++)
         c->seqs[b] = session_add_seq(c->s);
     TPL_TRY(fill_cache(c, e));
-    TPL_TRY(expect(c, e));
+    TPL_TRY(lat_expect(c, e));
     TPL_TRY(lat_back_to_context(c, e));
     c->kv_used = session_kv_used_bytes(c->s, 0, KV_MAIN);
     double ranks_here = lat_sharers(c->q, c->tp), after = lat_on_card(c->q) ? card_free() : NAN;
@@ -411,9 +305,9 @@ bench_target lat_target(lat_cell *c)
     return (bench_target){.self = c,
                           .prepare = prepare,
                           .release = lat_release,
-                          .verify = verify_decode,
+                          .verify = lat_verify,
                           .reset = lat_back_to_context,
-                          .run = run_decode,
+                          .run = lat_run_decode,
                           .warmed = begin_sampling,
                           .units = c->steps};
 }

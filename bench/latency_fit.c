@@ -116,8 +116,8 @@ tpl_code lat_open_largest(lat_cell *c, tpl_err *e)
         return rc;
     c->batch_proven = true;
     variant_format_short(c->v, text);
-    log_note("largest batch of %s at context %d, %d decoded: %d by the plan (%.4g of %.4g GiB), %d %s", text, c->context,
-             c->decode_tok, planned, lat_bytes_needed(c) / 0x1p30, c->q->free_bytes / 0x1p30, c->batch,
+    log_note("largest batch of %s at context %d, %d decoded: %d by the plan (%.4g of %.4g GiB), %d %s", text,
+             c->context, c->decode_tok, planned, lat_bytes_needed(c) / 0x1p30, c->q->free_bytes / 0x1p30, c->batch,
              lat_on_card(c->q) ? "allocated" : "taken");
     return TPL_OK;
 }

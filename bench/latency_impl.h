@@ -1,5 +1,6 @@
 /* latency_impl.h - the inside of the latency bench: cells, what one costs in memory, its rows.
- * For:    latency.c (the sweep), latency_cells.c (one cell runs), latency_observe.c (splits, traces), latency_fit.c
+ * For:    latency.c (the sweep), latency_cells.c (one cell runs), latency_verify.c (right or wrong),
+ *         latency_observe.c (splits, traces), latency_fit.c
  *         (memory), latency_prefill.c (bound and rate of the prefill), latency_report.c (rows).
  * Enter:  those files only.
  * Owns:   lat_cell_init() .. lat_cell_fini(); what a target's prepare() makes, until its release().
@@ -17,8 +18,8 @@ typedef struct {
     const latency_request *q;
     const variant *v;
     int tp, batch, context, decode_tok;
-    int steps;    /* decode steps run in one sample, spread evenly over decode_tok */
-    bool own_max; /* batch is the largest that fits */
+    int steps;         /* decode steps run in one sample, spread evenly over decode_tok */
+    bool own_max;      /* batch is the largest that fits */
     bool batch_proven; /* it was allocated, or an earlier run had it */
     lab_run run;
     session *s;
@@ -80,6 +81,8 @@ rs_cell_id lat_cell_id(const lat_cell *c);
 
 /* Its decoding as the measuring loop takes it. */
 bench_target lat_target(lat_cell *c);
+/* One sample: the decode steps that stand for decode_tok tokens. */
+tpl_code lat_run_decode(void *cell, tpl_err *e);
 /* One decode step of the whole batch; greedy. */
 tpl_code lat_decode_step(lat_cell *c, tpl_err *e);
 tpl_code lat_back_to_context(void *cell, tpl_err *e);
@@ -88,6 +91,14 @@ session_options lat_session_options(const lat_cell *c, int batch);
 /* A team and an empty session, or nothing. */
 tpl_code lat_open(lat_cell *c, tpl_err *e);
 void lat_release(void *cell);
+
+/* ---- latency_verify.c ---- */
+
+/* The first decode step's logits by the prefill list, where decode is no approximation of it. */
+tpl_code lat_expect(lat_cell *c, tpl_err *e);
+/* A bench_target's verify(): against these, and bit for bit against the first time. After sampling it also observes the
+ * cell, and times its steps without collectives. */
+tpl_code lat_verify(void *cell, int64_t *n_wrong, tpl_err *e);
 
 /* ---- latency_observe.c ---- */
 

@@ -16,7 +16,8 @@ enum { ONE_GRAPH_TOK = 1024 };
 
 static int n_steps(const lat_cell *c)
 {
-    int n = c->decode_tok < OBSERVED_STEPS ? c->decode_tok : OBSERVED_STEPS, left = ONE_GRAPH_TOK - c->context % ONE_GRAPH_TOK;
+    int n = c->decode_tok < OBSERVED_STEPS ? c->decode_tok : OBSERVED_STEPS,
+        left = ONE_GRAPH_TOK - c->context % ONE_GRAPH_TOK;
     return lat_on_card(c->q) && left < n ? left : n;
 }
 
@@ -71,7 +72,8 @@ static tpl_code write_trace(lat_cell *c, const observation *o, tpl_err *e)
     const plan **plans = tpl_calloc((size_t)n, sizeof *plans);
     rs_cell_id id = lat_cell_id(c);
     variant_format(c->v, text);
-    snprintf(title, sizeof title, "%s tp=%d context %d batch %d, %s", text, c->tp, c->context, c->batch, phase_name(o->phase));
+    snprintf(title, sizeof title, "%s tp=%d context %d batch %d, %s", text, c->tp, c->context, c->batch,
+             phase_name(o->phase));
     snprintf(name, sizeof name, "%s%s", id.hex, o->phase == PHASE_PREFILL ? "-prefill" : "");
     for (int i = 0; i < n; i++)
         plans[i] = team_plan(c->run.team, i);
@@ -110,7 +112,8 @@ static tpl_code observe_host(lat_cell *c, tpl_err *e)
     if (rc == TPL_OK)
         c->split = trace_split_json(sp, steps);
     if (rc == TPL_OK && c->q->trace)
-        rc = write_trace(c, &(observation){.s = sp, .phase = PHASE_DECODE, .shape = decode_shape(c), .overhead = NAN}, e);
+        rc = write_trace(c, &(observation){.s = sp, .phase = PHASE_DECODE, .shape = decode_shape(c), .overhead = NAN},
+                         e);
     spans_destroy(sp);
     return rc;
 }
@@ -156,14 +159,16 @@ static void report(const lat_cell *c, const observation *o, double plain_us, dou
     spans_pass_time t = spans_passes(o->s, 0);
     char text[VARIANT_TEXT];
     variant_format(c->v, text);
-    log_note("trace %s: %s of %s tp=%d context %d batch %d takes %.1f us, traced %.1f us (%+.1f%%); no kernel runs in %.2f%% "
+    log_note("trace %s: %s of %s tp=%d context %d batch %d takes %.1f us, traced %.1f us (%+.1f%%); no kernel runs in "
+             "%.2f%% "
              "of it; %lld records lost",
-             lat_cell_id(c).hex, o->phase == PHASE_DECODE ? "a decode step" : "prefill of a sequence", text, c->tp, c->context,
-             c->batch, plain_us, traced_us, 100 * (traced_us / plain_us - 1),
+             lat_cell_id(c).hex, o->phase == PHASE_DECODE ? "a decode step" : "prefill of a sequence", text, c->tp,
+             c->context, c->batch, plain_us, traced_us, 100 * (traced_us / plain_us - 1),
              t.pass_ns ? 100 * (double)t.idle_ns / (double)t.pass_ns : 0, (long long)o->check.n_dropped);
     if (o->check.n_unlike || o->check.n_unmarked)
-        log_note("trace %s: %lld records belong to no step, %lld steps are not what was recorded: %s", lat_cell_id(c).hex,
-                 (long long)o->check.n_unmarked, (long long)o->check.n_unlike, o->check.first_unlike);
+        log_note("trace %s: %lld records belong to no step, %lld steps are not what was recorded: %s",
+                 lat_cell_id(c).hex, (long long)o->check.n_unmarked, (long long)o->check.n_unlike,
+                 o->check.first_unlike);
 }
 
 static tpl_code observe_phase(lat_cell *c, plan_phase phase, tpl_err *e)

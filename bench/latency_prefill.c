@@ -1,5 +1,5 @@
-/* What the prefill of a cell's prompts costs one rank: its bound, its FLOPs, its modelled communication. Chunk by chunk,
- * sequence after sequence, as it is run. */
+/* What the prefill of a cell's prompts costs one rank: its bound, its FLOPs, its modelled communication. Chunk by
+ * chunk, sequence after sequence, as it is run. */
 #include <math.h>
 
 #include "bench/latency_impl.h"

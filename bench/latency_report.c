@@ -184,9 +184,10 @@ static void note_gain(const lat_cell *c, rs_row *r)
     double gain = c->tp * c->alone_us / c->joint_us, most = c->tp * c->alone_us / c->silent_us;
     char text[VARIANT_TEXT];
     variant_format(c->v, text);
-    add_note(r, "%d ranks gain %.2f over one rank's work alone, %.2f without collectives: %.2f of it", c->tp, gain, most,
-             gain / most);
-    log_note("%s tp=%d batch %d context %d: %.3f ms a step, one rank's work alone %.3f ms: gain %.2f of the %.2f that independent "
+    add_note(r, "%d ranks gain %.2f over one rank's work alone, %.2f without collectives: %.2f of it", c->tp, gain,
+             most, gain / most);
+    log_note("%s tp=%d batch %d context %d: %.3f ms a step, one rank's work alone %.3f ms: gain %.2f of the %.2f that "
+             "independent "
              "threads show (%.2f)",
              text, c->tp, c->batch, c->context, c->joint_us / 1e3, c->alone_us / 1e3, gain, most, gain / most);
 }
@@ -209,6 +210,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         fill_modelled(p, &r);
     if (isfinite(p->c->alone_us))
         note_gain(p->c, &r);
+    if (lat_on_card(p->c->q) && p->c->tp > 2 && p->c->q->ranks != RANKS_SOLO && p->c->q->ranks != RANKS_LOCAL)
+        add_note(&r, "which collectives of more than two cards go through peer memory is not measured");
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     judge(p, &r);
@@ -259,8 +262,7 @@ tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tp
     pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first, NULL), &g->tpot[0])};
     for (int i = 0; i < g->n && rc == TPL_OK; i++) {
         lat_cell *c = &g->cells[i];
-        row_parts p = {
-            .c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode};
+        row_parts p = {.c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode};
         p.bound_ms = bound_of(c, p.bound_by);
         pair_ratio ratio;
         if (i > 0) {

@@ -16,8 +16,6 @@ enum { WARM_WINDOW = 3, WARM_MAX_RUNS = 200, MIN_BLOCK = 5, MIN_BLOCKS = 6 };
 
 /* Warm-up ends when two neighbouring windows agree within this share, or after this share of the timeout. */
 static const double warm_change = 0.02, warm_time_share = 0.25;
-/* Hot samples take batches of at least this long, so that reading the clock (some 0.05 us) is below 0.5% of them. */
-static const double hot_batch_us = 20;
 
 /* ---- clocks ---- */
 
@@ -46,29 +44,6 @@ bench_clock bench_real_clock(void)
 
 /* ---- state ---- */
 
-typedef struct {
-    const bench_target *t;
-    measure_result *r;
-    bool prepared, dead; /* dead: its status is final, it takes no more turns */
-    bool was_warm;       /* warmed up in an earlier block */
-    bool verified;       /* after its last sample */
-    bool warm_cache;
-    double *turn_us, *turn_mhz; /* [block] this turn's samples */
-    int *turn_limits;           /* [block] */
-    int32_t hot_batch;
-} side;
-
-typedef struct {
-    measure_options o;
-    bench_clock clock;
-    side *sides;
-    int n;
-    int32_t block;   /* samples a turn */
-    double best_mhz; /* the fastest clock seen */
-    int64_t begin_ns;
-    int32_t rounds, max_rounds;
-} loop;
-
 static measure_options with_defaults(measure_options o)
 {
     assert(o.block == 0 || o.block >= MIN_BLOCK);
@@ -86,9 +61,10 @@ static measure_options with_defaults(measure_options o)
     return o;
 }
 
-static void loop_init(loop *l, const bench_target *targets, int n, const measure_options *o, measure_result *results)
+static void loop_init(measure_loop *l, const bench_target *targets, int n, const measure_options *o,
+                      measure_result *results)
 {
-    *l = (loop){.o = with_defaults(*o), .n = n, .sides = tpl_calloc((size_t)n, sizeof(side))};
+    *l = (measure_loop){.o = with_defaults(*o), .n = n, .sides = tpl_calloc((size_t)n, sizeof(measure_side))};
     l->clock = o->clock ? *o->clock : bench_real_clock();
     l->block = l->o.block > 0 ? l->o.block : 1;
     l->max_rounds = 2 * l->o.max_samples;
@@ -98,24 +74,24 @@ static void loop_init(loop *l, const bench_target *targets, int n, const measure
         results[i].all = tpl_calloc((size_t)(most + hot), sizeof(bench_sample));
         results[i].cold_us = tpl_calloc((size_t)most, sizeof(double));
         results[i].hot_us = tpl_calloc((size_t)hot + 1, sizeof(double));
-        l->sides[i] = (side){.t = &targets[i], .r = &results[i], .hot_batch = 1};
+        l->sides[i] = (measure_side){.t = &targets[i], .r = &results[i], .hot_batch = 1};
         l->sides[i].turn_us = tpl_calloc((size_t)l->block, sizeof(double));
         l->sides[i].turn_mhz = tpl_calloc((size_t)l->block, sizeof(double));
         l->sides[i].turn_limits = tpl_calloc((size_t)l->block, sizeof(int));
     }
 }
 
-static void side_release(side *s)
+void measure_release(measure_side *s)
 {
     if (s->prepared && s->t->release)
         s->t->release(s->t->self);
     s->prepared = false;
 }
 
-static void loop_fini(loop *l)
+static void loop_fini(measure_loop *l)
 {
     for (int i = 0; i < l->n; i++) {
-        side_release(&l->sides[i]);
+        measure_release(&l->sides[i]);
         free(l->sides[i].turn_us);
         free(l->sides[i].turn_mhz);
         free(l->sides[i].turn_limits);
@@ -135,7 +111,7 @@ void measure_result_fini(measure_result *r)
 
 /* ---- one target's calls ---- */
 
-static void __attribute__((format(printf, 3, 4))) set_status(side *s, rs_status status, const char *fmt, ...)
+static void __attribute__((format(printf, 3, 4))) set_status(measure_side *s, rs_status status, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
@@ -145,41 +121,41 @@ static void __attribute__((format(printf, 3, 4))) set_status(side *s, rs_status 
 }
 
 /* A failure that ends one target only becomes its status; others go on. */
-static tpl_code absorb(side *s, tpl_code rc, tpl_err *e)
+tpl_code measure_absorb(measure_side *s, tpl_code rc, tpl_err *e)
 {
     if (rc != TPL_E_UNSUPPORTED && rc != TPL_E_MEMORY)
         return rc;
     set_status(s, rc == TPL_E_MEMORY ? RS_OUT_OF_MEMORY : RS_UNSUPPORTED, "%.90s: %.150s", e->where, e->what);
-    side_release(s);
+    measure_release(s);
     s->dead = true;
     return TPL_OK;
 }
 
-static double seconds_since(const loop *l, int64_t begin_ns)
+static double seconds_since(const measure_loop *l, int64_t begin_ns)
 {
     return (double)(l->clock.now_ns(l->clock.self) - begin_ns) * 1e-9;
 }
 
-static tpl_code side_prepare(loop *l, side *s, tpl_err *e)
+tpl_code measure_prepare(measure_loop *l, measure_side *s, tpl_err *e)
 {
     if (s->prepared || s->dead)
         return TPL_OK;
     int64_t begin = l->clock.now_ns(l->clock.self);
     s->prepared = true;
-    tpl_code rc = s->t->prepare ? absorb(s, s->t->prepare(s->t->self, e), e) : TPL_OK;
+    tpl_code rc = s->t->prepare ? measure_absorb(s, s->t->prepare(s->t->self, e), e) : TPL_OK;
     s->r->spent.prepare_s += seconds_since(l, begin);
     s->r->spent.n_prepared++;
     return rc;
 }
 
-static tpl_code side_verify(loop *l, side *s, tpl_err *e)
+static tpl_code side_verify(measure_loop *l, measure_side *s, tpl_err *e)
 {
     int64_t wrong = 0, begin = l->clock.now_ns(l->clock.self);
     if (s->dead || !s->t->verify)
         return TPL_OK;
     if (interrupt_seen())
         return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
-    TPL_TRY(absorb(s, s->t->verify(s->t->self, &wrong, e), e));
+    TPL_TRY(measure_absorb(s, s->t->verify(s->t->self, &wrong, e), e));
     s->r->spent.verify_s += seconds_since(l, begin);
     if (wrong > s->r->n_wrong)
         s->r->n_wrong = wrong;
@@ -187,7 +163,7 @@ static tpl_code side_verify(loop *l, side *s, tpl_err *e)
 }
 
 /* Time of `runs` runs in a row, in us a unit. Nothing but the runs lies between the two readings. */
-static tpl_code time_runs(loop *l, side *s, int32_t runs, double *us, tpl_err *e)
+tpl_code measure_time_runs(measure_loop *l, measure_side *s, int32_t runs, double *us, tpl_err *e)
 {
     const bench_target *t = s->t;
     tpl_code rc = TPL_OK;
@@ -199,7 +175,7 @@ static tpl_code time_runs(loop *l, side *s, int32_t runs, double *us, tpl_err *e
     return rc;
 }
 
-static tpl_code reset(const side *s, tpl_err *e)
+tpl_code measure_reset(const measure_side *s, tpl_err *e)
 {
     return s->t->reset ? s->t->reset(s->t->self, e) : TPL_OK;
 }
@@ -215,20 +191,20 @@ static bool is_stationary(const double *us, int n)
     return fabs(now - before) <= warm_change * before;
 }
 
-static void note_clock(loop *l, double mhz)
+static void note_clock(measure_loop *l, double mhz)
 {
     if (mhz > l->best_mhz)
         l->best_mhz = mhz;
 }
 
-static double read_mhz(loop *l)
+double measure_read_mhz(measure_loop *l)
 {
     double mhz = l->clock.mhz ? l->clock.mhz(l->clock.self) : NAN;
     note_clock(l, mhz);
     return mhz;
 }
 
-static int read_limits(loop *l, double mhz)
+int measure_read_limits(measure_loop *l, double mhz)
 {
     if (l->clock.limits)
         return l->clock.limits(l->clock.self);
@@ -237,13 +213,13 @@ static int read_limits(loop *l, double mhz)
 
 /* In later blocks a side is known to settle and where: two runs bring back what was released, a third one where the
  * second is not yet as its samples are. */
-static bool is_back(const side *s, const double *us, int n)
+static bool is_back(const measure_side *s, const double *us, int n)
 {
     double settled = bstat_median(s->r->cold_us, (size_t)s->r->n_cold);
     return s->was_warm && n >= 2 && us[n - 1] <= (1 + warm_change) * settled;
 }
 
-static tpl_code warm_up(loop *l, side *s, tpl_err *e)
+static tpl_code warm_up(measure_loop *l, measure_side *s, tpl_err *e)
 {
     double us[WARM_MAX_RUNS];
     int64_t begin = l->clock.now_ns(l->clock.self);
@@ -251,9 +227,9 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
     for (int n = 0; n < most && !is_stationary(us, n) && !is_back(s, us, n) && !s->dead; n++) {
         if (interrupt_seen())
             return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
-        TPL_TRY(reset(s, e));
-        TPL_TRY(absorb(s, time_runs(l, s, 1, &us[n], e), e));
-        read_mhz(l);
+        TPL_TRY(measure_reset(s, e));
+        TPL_TRY(measure_absorb(s, measure_time_runs(l, s, 1, &us[n], e), e));
+        measure_read_mhz(l);
         if (seconds_since(l, begin) > warm_time_share * l->o.timeout_s && n + 1 >= WARM_WINDOW)
             break;
     }
@@ -266,29 +242,29 @@ static tpl_code warm_up(loop *l, side *s, tpl_err *e)
 
 /* ---- cold samples ---- */
 
-static tpl_code take_turn(loop *l, side *s, tpl_err *e)
+static tpl_code take_turn(measure_loop *l, measure_side *s, tpl_err *e)
 {
     int64_t begin = l->clock.now_ns(l->clock.self);
     for (int32_t i = 0; i < l->block && !s->dead; i++) {
-        TPL_TRY(reset(s, e));
+        TPL_TRY(measure_reset(s, e));
         if (s->t->make_cold && !s->t->make_cold(s->t->self))
             s->warm_cache = true;
-        TPL_TRY(absorb(s, time_runs(l, s, 1, &s->turn_us[i], e), e));
-        s->turn_mhz[i] = read_mhz(l);
-        s->turn_limits[i] = read_limits(l, s->turn_mhz[i]);
+        TPL_TRY(measure_absorb(s, measure_time_runs(l, s, 1, &s->turn_us[i], e), e));
+        s->turn_mhz[i] = measure_read_mhz(l);
+        s->turn_limits[i] = measure_read_limits(l, s->turn_mhz[i]);
     }
     s->r->spent.sample_s += seconds_since(l, begin);
     return TPL_OK;
 }
 
 /* Keeps the i-th samples of all sides, or none of them. */
-static void keep_samples(loop *l, int32_t i)
+static void keep_samples(measure_loop *l, int32_t i)
 {
     bool keep = true;
     for (int k = 0; k < l->n; k++)
         keep = keep && (l->sides[k].dead || !(l->sides[k].turn_limits[i] & BENCH_THROTTLED));
     for (int k = 0; k < l->n; k++) {
-        side *s = &l->sides[k];
+        measure_side *s = &l->sides[k];
         if (s->dead)
             continue;
         s->r->all[s->r->n_all++] = (bench_sample){s->turn_us[i], s->turn_mhz[i], s->turn_limits[i], false, keep};
@@ -300,7 +276,7 @@ static void keep_samples(loop *l, int32_t i)
     }
 }
 
-static int32_t n_kept(const loop *l)
+static int32_t n_kept(const measure_loop *l)
 {
     for (int k = 0; k < l->n; k++)
         if (!l->sides[k].dead)
@@ -309,17 +285,17 @@ static int32_t n_kept(const loop *l)
 }
 
 /* No other round follows, unless samples of this one are thrown away. */
-static bool is_last_round(const loop *l)
+static bool is_last_round(const measure_loop *l)
 {
     return n_kept(l) + l->block >= l->o.max_samples || l->rounds + l->block >= l->max_rounds;
 }
 
 /* A block with all that belongs to it. What is verified before and after samples is the same preparation; it costs one,
  * so it is done in the first block and in the last. */
-static tpl_code take_block(loop *l, side *s, tpl_err *e)
+static tpl_code take_block(measure_loop *l, measure_side *s, tpl_err *e)
 {
     bool last = is_last_round(l) && l->o.hot_samples <= 0, check = l->rounds == 0 || last;
-    TPL_TRY(side_prepare(l, s, e));
+    TPL_TRY(measure_prepare(l, s, e));
     if (check)
         TPL_TRY(side_verify(l, s, e));
     if (!s->dead)
@@ -328,14 +304,14 @@ static tpl_code take_block(loop *l, side *s, tpl_err *e)
     if (check)
         TPL_TRY(side_verify(l, s, e));
     s->verified = last;
-    side_release(s);
+    measure_release(s);
     return TPL_OK;
 }
 
-static tpl_code take_round(loop *l, tpl_err *e)
+static tpl_code take_round(measure_loop *l, tpl_err *e)
 {
     for (int k = 0; k < l->n; k++) {
-        side *s = &l->sides[k];
+        measure_side *s = &l->sides[k];
         if (s->dead)
             continue;
         TPL_TRY(l->o.block > 0 ? take_block(l, s, e) : take_turn(l, s, e));
@@ -346,7 +322,7 @@ static tpl_code take_round(loop *l, tpl_err *e)
     return TPL_OK;
 }
 
-static int n_alive(const loop *l)
+static int n_alive(const measure_loop *l)
 {
     int n = 0;
     for (int k = 0; k < l->n; k++)
@@ -354,10 +330,10 @@ static int n_alive(const loop *l)
     return n;
 }
 
-static bool all_settled(const loop *l)
+static bool all_settled(const measure_loop *l)
 {
     for (int k = 0; k < l->n; k++) {
-        const side *s = &l->sides[k];
+        const measure_side *s = &l->sides[k];
         if (!s->dead && !(bstat_summarise(s->r->cold_us, (size_t)s->r->n_cold).ci_frac <= l->o.stop_ci_frac))
             return false;
     }
@@ -365,7 +341,7 @@ static bool all_settled(const loop *l)
 }
 
 /* NULL while sampling goes on. The spread is looked at ever more seldom, as it changes ever more slowly. */
-static const char *stop_reason(const loop *l, int32_t *next_look)
+static const char *stop_reason(const measure_loop *l, int32_t *next_look)
 {
     int32_t kept = n_kept(l);
     if (kept >= l->o.min_samples && kept >= *next_look) {
@@ -379,7 +355,7 @@ static const char *stop_reason(const loop *l, int32_t *next_look)
     return spent > (kept >= MEASURE_FEWEST ? limit : MEASURE_SLOW_TIMEOUTS * limit) ? "timeout" : NULL;
 }
 
-static tpl_code sample_cold(loop *l, tpl_err *e)
+static tpl_code sample_cold(measure_loop *l, tpl_err *e)
 {
     const char *why = NULL;
     int32_t next_look = 0;
@@ -396,80 +372,23 @@ static tpl_code sample_cold(loop *l, tpl_err *e)
     return TPL_OK;
 }
 
-/* ---- hot samples ---- */
-
-static void size_hot_batch(side *s, double us)
-{
-    double units = s->t->units > 0 ? s->t->units : 1, runs = us > 0 ? ceil(hot_batch_us / (us * units)) : 1000;
-    s->hot_batch = runs < 1 ? 1 : runs < 1000 ? (int32_t)runs : 1000;
-}
-
-static tpl_code take_hot(loop *l, side *s, tpl_err *e)
-{
-    double us = 0, mhz;
-    /* A reset may touch other memory; the run after it, which is not kept, brings the operands back. */
-    TPL_TRY(reset(s, e));
-    TPL_TRY(absorb(s, time_runs(l, s, 1, &us, e), e));
-    if (s->dead)
-        return TPL_OK;
-    bool resets = s->t->reset != NULL;
-    if (resets)
-        TPL_TRY(reset(s, e));
-    else if (s->r->n_hot == 0)
-        size_hot_batch(s, us);
-    TPL_TRY(absorb(s, time_runs(l, s, s->hot_batch, &us, e), e));
-    if (s->dead)
-        return TPL_OK;
-    mhz = read_mhz(l);
-    int limits = read_limits(l, mhz);
-    bool keep = !(limits & BENCH_THROTTLED);
-    s->r->all[s->r->n_all++] = (bench_sample){us, mhz, limits, true, keep};
-    if (keep)
-        s->r->hot_us[s->r->n_hot++] = us;
-    return TPL_OK;
-}
-
-/* Hot samples take half of the time that cold ones may, and take turns like them, except that in blocks a side takes
- * all of its hot samples at once. */
-static tpl_code sample_hot(loop *l, tpl_err *e)
-{
-    int outer = l->o.block > 0 ? 1 : l->o.hot_samples, inner = l->o.block > 0 ? l->o.hot_samples : 1;
-    int64_t begin = l->clock.now_ns(l->clock.self);
-    for (int i = 0; i < outer; i++)
-        for (int k = 0; k < l->n; k++) {
-            side *s = &l->sides[k];
-            TPL_TRY(side_prepare(l, s, e));
-            for (int j = 0; j < inner && !s->dead; j++) {
-                if (interrupt_seen())
-                    return tpl_fail(e, TPL_E_INTERRUPTED, "measuring", "stopped by a signal");
-                double spent = (double)(l->clock.now_ns(l->clock.self) - begin) * 1e-9;
-                if (s->r->n_hot > 0 && spent > l->o.timeout_s * l->n / 2)
-                    break;
-                TPL_TRY(take_hot(l, s, e));
-            }
-            if (l->o.block > 0)
-                side_release(s);
-        }
-    return TPL_OK;
-}
-
 /* ---- the whole ---- */
 
-static tpl_code verify_all(loop *l, tpl_err *e)
+static tpl_code verify_all(measure_loop *l, tpl_err *e)
 {
     for (int k = 0; k < l->n; k++) {
-        side *s = &l->sides[k];
+        measure_side *s = &l->sides[k];
         if (s->verified)
             continue;
-        TPL_TRY(side_prepare(l, s, e));
+        TPL_TRY(measure_prepare(l, s, e));
         TPL_TRY(side_verify(l, s, e));
         if (l->o.block > 0)
-            side_release(s);
+            measure_release(s);
     }
     return TPL_OK;
 }
 
-static tpl_code run_phases(loop *l, tpl_err *e)
+static tpl_code run_phases(measure_loop *l, tpl_err *e)
 {
     if (l->o.block == 0)
         TPL_TRY(verify_all(l, e));
@@ -477,18 +396,18 @@ static tpl_code run_phases(loop *l, tpl_err *e)
         TPL_TRY(warm_up(l, &l->sides[k], e));
     TPL_TRY(sample_cold(l, e));
     if (l->o.hot_samples > 0)
-        TPL_TRY(sample_hot(l, e));
+        TPL_TRY(measure_hot(l, e));
     return verify_all(l, e);
 }
 
 tpl_code measure_run(const bench_target *targets, int n, const measure_options *o, measure_result *results, tpl_err *e)
 {
     tpl_err own = {0};
-    loop l;
+    measure_loop l;
     loop_init(&l, targets, n, o, results);
     tpl_code rc = run_phases(&l, e ? e : &own);
     for (int k = 0; k < n; k++) {
-        side *s = &l.sides[k];
+        measure_side *s = &l.sides[k];
         measure_summarise(s->r);
         if (!s->dead)
             measure_judge(&l.o, l.clock.limits != NULL, l.best_mhz, s->warm_cache, s->r);

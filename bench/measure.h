@@ -45,7 +45,7 @@ typedef struct {
     bool (*make_cold)(void *self); /* takes operands out of the caches; false: cannot be done */
     tpl_code (*run)(void *self, tpl_err *e);
     void (*warmed)(void *self); /* warm-up is over: the runs that follow are samples */
-    int32_t units; /* equal pieces of work in one run; times are per piece. 0: 1 */
+    int32_t units;              /* equal pieces of work in one run; times are per piece. 0: 1 */
 } bench_target;
 
 /* Zero means the default in brackets. */
@@ -62,7 +62,7 @@ typedef struct {
 
 typedef struct {
     double us, mhz; /* mhz NaN: not readable */
-    int limits; /* BENCH_... flags */
+    int limits;     /* BENCH_... flags */
     bool hot, kept;
 } bench_sample;
 
@@ -82,7 +82,7 @@ typedef struct {
     double *cold_us; /* [n_cold] kept samples; the i-th of all sides belong together */
     int32_t n_cold, n_discarded;
     int32_t n_power_capped; /* of the kept ones */
-    double *hot_us; /* [n_hot] */
+    double *hot_us;         /* [n_hot] */
     int32_t n_hot;
     bstat_summary cold, hot;
     double clock_mhz; /* median; NaN where it cannot be read */

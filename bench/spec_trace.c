@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "engine/card_trace.h"
+#include "engine/exec.h"
 #include "engine/generate.h"
 
 /* ---- overlap ---- */
@@ -25,15 +26,6 @@ static int group_of(const layer_groups *g, int layer)
     for (int first = 0; i < g->n && layer >= first + g->size[i]; i++)
         first += g->size[i];
     return i;
-}
-
-static int passes_of(const spans *s)
-{
-    int n = 0;
-    for (int rank = 0; rank < 2; rank++)
-        for (int64_t i = 0; i < spans_count(s, rank); i++)
-            n = spans_at(s, rank, i)->pass >= n ? spans_at(s, rank, i)->pass + 1 : n;
-    return n;
 }
 
 static bool is_fuzzy_attention(const plan *p, const span *x)
@@ -56,21 +48,52 @@ static double common(const window *a, const window *b)
     return to > from && shorter > 0 ? (double)(to - from) / (double)shorter : 0;
 }
 
-double spec_attention_overlap(const spans *s, team *t)
+/* The fuzzy passes that a rank has seen, span by span. A host's timers number what they see of all lists, which is not
+ * the same on every rank: some take no part in exact passes. A rank's steps come in the list's order there. */
+typedef struct {
+    bool by_number;
+    const plan_step *last;
+    int n;
+} pass_count;
+
+static int pass_of(pass_count *c, const span *x)
 {
-    const layer_groups *g = &team_opts(t)->plan.fuzzy.groups;
-    double sum = 0;
-    int n = 0;
-    if (team_n_local(t) < 2 || g->n == 0)
-        return NAN;
-    windows w = {.n_passes = passes_of(s), .n_groups = g->n};
-    w.at = tpl_calloc((size_t)w.n_passes * (size_t)w.n_groups * 2 + 1, sizeof *w.at);
-    for (int rank = 0; rank < 2; rank++)
+    if (c->by_number) {
+        c->n = x->pass >= c->n ? x->pass + 1 : c->n;
+        return x->pass;
+    }
+    c->n += !c->last || x->step <= c->last;
+    c->last = x->step;
+    return c->n - 1;
+}
+
+/* Gives each fuzzy attention of both ranks to its group's window; with w->at NULL it only counts passes. */
+static void lay_windows(const spans *s, team *t, windows *w)
+{
+    for (int rank = 0; rank < 2; rank++) {
+        pass_count c = {.by_number = !team_exec(t)->host};
         for (int64_t i = 0; i < spans_count(s, rank); i++) {
             const span *x = spans_at(s, rank, i);
-            if (x->pass >= 0 && is_fuzzy_attention(team_plan(t, rank), x))
-                widen(&w.at[(x->pass * w.n_groups + group_of(g, x->step->layer)) * 2 + rank], x);
+            if (x->pass < 0 || !is_fuzzy_attention(team_plan(t, rank), x))
+                continue;
+            int pass = pass_of(&c, x), group = group_of(&team_opts(t)->plan.fuzzy.groups, x->step->layer);
+            if (w->at)
+                widen(&w->at[(pass * w->n_groups + group) * 2 + rank], x);
         }
+        w->n_passes = c.n > w->n_passes ? c.n : w->n_passes;
+    }
+}
+
+double spec_attention_overlap(const spans *s, team *t)
+{
+    double sum = 0;
+    int n = 0;
+    windows w = {.n_groups = team_opts(t)->plan.fuzzy.groups.n};
+    if (team_n_local(t) < 2 || w.n_groups == 0)
+        return NAN;
+    lay_windows(s, t, &w);
+    w.at = tpl_calloc((size_t)w.n_passes * (size_t)w.n_groups * 2 + 1, sizeof *w.at);
+    lay_windows(s, t, &w);
     for (int i = 0; i < w.n_passes * w.n_groups; i++)
         if (w.at[2 * i].end && w.at[2 * i + 1].end) {
             sum += common(&w.at[2 * i], &w.at[2 * i + 1]);
@@ -110,9 +133,9 @@ tpl_code spec_trace_card(speculator *s, session *base, session *draft, spec_run 
         card_trace_check check;
         spans *sp = card_trace_spans(shown, t, 1, false, &check);
         spans_pass_time time = spans_passes(sp, 0);
-        log_note("trace %s: %.1f us, no kernel of %s runs in %.1f%% of it; %lld records lost", path, (double)time.pass_ns / 1e3,
-                 draft ? "the draft" : "the base", time.pass_ns ? 100 * (double)time.idle_ns / (double)time.pass_ns : 0,
-                 (long long)check.n_dropped);
+        log_note("trace %s: %.1f us, no kernel of %s runs in %.1f%% of it; %lld records lost", path,
+                 (double)time.pass_ns / 1e3, draft ? "the draft" : "the base",
+                 time.pass_ns ? 100 * (double)time.idle_ns / (double)time.pass_ns : 0, (long long)check.n_dropped);
         rc = spans_write_chrome(sp, draft ? "draft" : "base", path, e);
         spans_destroy(sp);
     }

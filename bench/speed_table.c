@@ -266,8 +266,8 @@ table *speed_table_ttft(const csv_table *rows, const csv_table *published)
             out = make_table(ours(&a, rows, "Time to first token, the baseline's over each"), columns,
                              sizeof columns / sizeof *columns);
         variant v;
-        bool over_pd_off = has_base && variant_parse(text_at(base, "variant"), &v, NULL) == TPL_OK &&
-                           v.kind == VAR_TPLA && !v.pd;
+        bool over_pd_off =
+            has_base && variant_parse(text_at(base, "variant"), &v, NULL) == TPL_OK && v.kind == VAR_TPLA && !v.pd;
         const char *cells[] = {text_at(l, "model"),
                                short_variant(&a, l),
                                ranks_text(&a, l),

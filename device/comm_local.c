@@ -50,17 +50,29 @@ typedef struct {
     size_t sum_len;
 } rank_slot;
 
+/* Copies of a rank's small data that the others read. A group's collectives use the two in turn: before a rank fills one
+ * again it has met the others in the collective between, and so they have read what it held. */
+typedef struct {
+    _Alignas(64) float *copy[2];
+    size_t len[2];
+    unsigned turn; /* collectives of this kind that the rank has begun */
+} rank_stage;
+
+typedef struct {
+    barrier all;
+    rank_stage *stages; /* [size], made with the group */
+} local_group;
+
 typedef struct {
     int n;
     atomic_int alive;
     rank_slot *slots;
-    barrier all;
-    barrier *groups; /* [first * (n + 1) + size] */
+    local_group *groups; /* [first * (n + 1) + size] */
 } local_shared;
 
-static barrier *group_barrier(local_shared *s, comm_group g)
+static local_group *group_of(local_shared *s, comm_group g)
 {
-    return g.size == s->n ? &s->all : &s->groups[g.first * (s->n + 1) + g.size];
+    return &s->groups[g.first * (s->n + 1) + g.size];
 }
 
 static float *sum_space(rank_slot *slot, size_t n)
@@ -72,6 +84,9 @@ static float *sum_space(rank_slot *slot, size_t n)
     }
     return slot->sum;
 }
+
+/* Up to here a copy costs less than a second meeting. */
+enum { STAGE_FLOATS = 1 << 12 };
 
 /* sum[rows, width] = columns [col, col + width) of all the group's rows, added in rank order. */
 static void add_ranks(const local_shared *s, comm_group g, float *sum, int64_t rows, int64_t col, int64_t width)
@@ -134,12 +149,58 @@ static void all_reduce(local_shared *s, comm_group g, int me, barrier *b, float 
     copy_rows(data, stride, sum, width, rows, width);
 }
 
+/* out[rows, width] = columns [col, col + width) of all stages' rows of `stage_width`, added in rank order. */
+static void add_stages(const local_group *lg, comm_group g, unsigned at, int64_t stage_width, float *out, int64_t stride, int64_t rows, int64_t col, int64_t width)
+{
+    for (int r = 0; r < g.size; r++)
+        for (int64_t i = 0; i < rows; i++) {
+            const float *x = lg->stages[r].copy[at] + i * stage_width + col;
+            float *y = out + i * stride;
+            if (r == 0)
+                memcpy(y, x, (size_t)width * sizeof *y);
+            else
+                for (int64_t j = 0; j < width; j++)
+                    y[j] += x[j];
+        }
+}
+
+/* Ranks meet once: each has copied its data before, and reads the others' copies after. */
+static void run_staged(local_group *lg, comm_op op, comm_group g, int me, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width)
+{
+    rank_stage *mine = &lg->stages[me];
+    unsigned at = mine->turn++ & 1;
+    size_t need = (size_t)(rows * width);
+    if (op != COMM_BROADCAST || me == 0) {
+        if (mine->len[at] < need) {
+            free(mine->copy[at]);
+            mine->copy[at] = tpl_malloc(need * sizeof(float));
+            mine->len[at] = need;
+        }
+        copy_rows(mine->copy[at], width, data, data_stride, rows, width);
+    }
+    barrier_wait(&lg->all);
+    if (op == COMM_ALL_REDUCE)
+        add_stages(lg, g, at, width, data, data_stride, rows, 0, width);
+    else if (op == COMM_REDUCE_SCATTER)
+        add_stages(lg, g, at, width, out, out_stride, rows, me * (width / g.size), width / g.size);
+    else if (op == COMM_ALL_GATHER)
+        for (int r = 0; r < g.size; r++)
+            copy_rows(out + r * width, out_stride, lg->stages[r].copy[at], width, rows, width);
+    else if (me != 0)
+        copy_rows(data, data_stride, lg->stages[0].copy[at], width, rows, width);
+}
+
 static tpl_code local_run(comm *c, comm_op op, comm_group g, float *data, int64_t data_stride, float *out, int64_t out_stride, int64_t rows, int64_t width, tpl_err *e)
 {
     local_shared *s = c->self;
     int me = c->rank - g.first;
     assert(me >= 0 && me < g.size && g.first + g.size <= s->n);
-    barrier *b = group_barrier(s, g);
+    local_group *lg = group_of(s, g);
+    barrier *b = &lg->all;
+    if (rows * width <= STAGE_FLOATS) {
+        run_staged(lg, op, g, me, data, data_stride, out, out_stride, rows, width);
+        return TPL_OK;
+    }
     s->slots[c->rank].lent = (lent_rows){data, data_stride};
     barrier_wait(b);
     switch (op) {
@@ -167,8 +228,33 @@ static tpl_code local_run(comm *c, comm_op op, comm_group g, float *data, int64_
 
 static tpl_code local_barrier(comm *c, tpl_err *e)
 {
-    barrier_wait(&((local_shared *)c->self)->all);
+    local_shared *s = c->self;
+    barrier_wait(&group_of(s, (comm_group){0, s->n})->all);
     return TPL_OK;
+}
+
+/* Zeroed, at the start of a cache line; bytes are whole lines. */
+static void *calloc_lines(size_t bytes)
+{
+    void *at = aligned_alloc(64, bytes ? bytes : 64);
+    if (!at)
+        abort();
+    return memset(at, 0, bytes);
+}
+
+static void group_init(local_group *g, int size)
+{
+    barrier_init(&g->all, size ? size : 1);
+    g->stages = calloc_lines(sizeof *g->stages * (size_t)size);
+}
+
+static void group_fini(local_group *g, int size)
+{
+    for (int r = 0; r < size; r++)
+        for (int k = 0; k < 2; k++)
+            free(g->stages[r].copy[k]);
+    free(g->stages);
+    barrier_fini(&g->all);
 }
 
 static void local_destroy(comm *c)
@@ -180,8 +266,7 @@ static void local_destroy(comm *c)
     for (int i = 0; i < s->n; i++)
         free(s->slots[i].sum);
     for (int i = 0; i < s->n * (s->n + 1); i++)
-        barrier_fini(&s->groups[i]);
-    barrier_fini(&s->all);
+        group_fini(&s->groups[i], i % (s->n + 1));
     free(s->groups);
     free(s->slots);
     free(s);
@@ -192,17 +277,10 @@ tpl_code comm_local_create(int n, comm **handles, tpl_err *e)
     local_shared *s = tpl_calloc(1, sizeof *s);
     s->n = n;
     atomic_init(&s->alive, n);
-    s->slots = aligned_alloc(64, sizeof(rank_slot) * (size_t)n);
-    if (!s->slots) {
-        free(s);
-        return tpl_fail(e, TPL_E_MEMORY, "ranks", "no room for %d", n);
-    }
-    memset(s->slots, 0, sizeof(rank_slot) * (size_t)n);
-    barrier_init(&s->all, n);
-    s->groups = tpl_calloc((size_t)(n * (n + 1)), sizeof *s->groups);
-    for (int first = 0; first < n; first++)
-        for (int size = 0; size <= n; size++)
-            barrier_init(&s->groups[first * (n + 1) + size], size ? size : 1);
+    s->slots = calloc_lines(sizeof(rank_slot) * (size_t)n);
+    s->groups = calloc_lines(sizeof *s->groups * (size_t)(n * (n + 1)));
+    for (int i = 0; i < n * (n + 1); i++)
+        group_init(&s->groups[i], i % (n + 1));
     for (int i = 0; i < n; i++) {
         handles[i] = tpl_malloc(sizeof **handles);
         *handles[i] = (comm){.rank = i, .n_ranks = n, .backend = "local", .run = local_run, .barrier = local_barrier, .destroy = local_destroy, .self = s};

@@ -6,11 +6,11 @@
 #include "device/procs_kind.h"
 
 static const procs_kind *kind; /* NULL: one process, alone */
-static int rank, count = 1;
+static procs_place place = {.count = 1, .local_count = 1};
 
 tpl_code procs_open(tpl_err *e)
 {
-    TPL_TRY(procs_mpi_open(&rank, &count, e));
+    TPL_TRY(procs_mpi_open(&place, e));
     kind = &procs_mpi;
     return TPL_OK;
 }
@@ -19,10 +19,11 @@ tpl_code procs_start(int n, int *status, tpl_err *e)
 {
     if (n < 1 || n > PROCS_MAX)
         return tpl_fail(e, TPL_E_USAGE, "--tp", "is %d, expected 1 to %d processes", n, PROCS_MAX);
+    int rank = 0;
     TPL_TRY(procs_own_start(n, &rank, status, e));
     if (*status == PROCS_IS_RANK) {
         kind = &procs_own;
-        count = n;
+        place = (procs_place){rank, n, rank, n};
     }
     return TPL_OK;
 }
@@ -46,12 +47,22 @@ bool procs_are_own(void)
 
 int procs_rank(void)
 {
-    return rank;
+    return place.rank;
 }
 
 int procs_count(void)
 {
-    return count;
+    return place.count;
+}
+
+int procs_local_rank(void)
+{
+    return place.local_rank;
+}
+
+int procs_local_count(void)
+{
+    return place.local_count;
 }
 
 tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e)
@@ -61,7 +72,7 @@ tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e)
 
 void procs_abort(const char *why, int status)
 {
-    fprintf(stderr, "tplabench: rank %d: %s\n", rank, why);
+    fprintf(stderr, "tplabench: rank %d: %s\n", place.rank, why);
     fflush(stderr);
     if (kind)
         kind->abort(status);

@@ -27,6 +27,9 @@ bool procs_opened(void);
 bool procs_are_own(void); /* procs_start() made this process: all ranks are on this host */
 int procs_rank(void);
 int procs_count(void); /* 1 before procs_open() or procs_start() */
+/* The same among the processes of this host. */
+int procs_local_rank(void);
+int procs_local_count(void);
 
 /* data[bytes] of process 0 to all. */
 tpl_code procs_broadcast(void *data, size_t bytes, tpl_err *e);

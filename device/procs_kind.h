@@ -15,7 +15,12 @@ typedef struct {
 
 extern const procs_kind procs_mpi, procs_own;
 
-tpl_code procs_mpi_open(int *rank, int *count, tpl_err *e);
+/* Who am I among how many, in the launch and on this host. */
+typedef struct {
+    int rank, count, local_rank, local_count;
+} procs_place;
+
+tpl_code procs_mpi_open(procs_place *out, tpl_err *e);
 
 /* In a process that procs_own_start() made: its rank, else PROCS_IS_RANK means that the caller is the launcher. */
 tpl_code procs_own_start(int n, int *rank, int *status, tpl_err *e);

@@ -20,16 +20,28 @@ static tpl_code check(int rc, const char *what, tpl_err *e)
     return tpl_fail(e, TPL_E_DEVICE, what, "rank %d: %s", rank, text);
 }
 
-tpl_code procs_mpi_open(int *out_rank, int *out_count, tpl_err *e)
+/* Processes that can share memory are on one host. */
+static tpl_code find_local(procs_place *p, tpl_err *e)
+{
+    MPI_Comm host;
+    TPL_TRY(check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &host),
+                  "MPI_Comm_split_type", e));
+    MPI_Comm_rank(host, &p->local_rank);
+    MPI_Comm_size(host, &p->local_count);
+    MPI_Comm_free(&host);
+    return TPL_OK;
+}
+
+tpl_code procs_mpi_open(procs_place *out, tpl_err *e)
 {
     int given;
     TPL_TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &given), "MPI_Init_thread", e));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &count);
-    *out_rank = rank;
-    *out_count = count;
-    return TPL_OK;
+    out->rank = rank;
+    out->count = count;
+    return find_local(out, e);
 }
 
 static void close_mpi(void)

@@ -224,7 +224,8 @@ cuda_place *cuda_place_of(cuda_team *c, int local_rank)
     return &c->places[c->n_places > 1 ? local_rank : 0];
 }
 
-/* One card for all ranks of the process, a card a rank, or, of several processes, the card of this one's number. */
+/* One card for all ranks of the process, a card a rank, or, of several processes on a host, the card of this one's
+ * number. */
 static tpl_code open_places(cuda_team *c, team *t, tpl_err *e)
 {
     const team_options *o = team_opts(t);
@@ -234,7 +235,7 @@ static tpl_code open_places(cuda_team *c, team *t, tpl_err *e)
     if (o->first_card + n > cards && cards > 0)
         return tpl_fail(e, TPL_E_DEVICE, "--ranks nccl", "needs a card a rank: %d, %d are here", o->first_card + n, cards);
     for (int i = 0; i < n; i++)
-        TPL_TRY(open_place(&c->places[i], ranks_are_processes(o->ranks) && cards > 0 ? procs_rank() % cards : o->first_card + i, t, e));
+        TPL_TRY(open_place(&c->places[i], ranks_are_processes(o->ranks) && cards > 0 ? procs_local_rank() % cards : o->first_card + i, t, e));
     return TPL_OK;
 }
 
@@ -257,13 +258,15 @@ static tpl_code reach_all(cuda_team *c, tpl_err *e)
     return TPL_OK;
 }
 
-/* NCCL joins no two ranks on one card, unless they seem to be on hosts of their own, joined by the loopback interface. */
+/* NCCL joins no two ranks on one card, unless they seem to be on hosts of their own; where all are on this one, the
+ * loopback interface joins them. */
 static void name_own_host(void)
 {
     char name[32];
     snprintf(name, sizeof name, "tplabench-rank-%d", procs_rank());
     setenv("NCCL_HOSTID", name, 0);
-    setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+    if (procs_local_count() == procs_count())
+        setenv("NCCL_SOCKET_IFNAME", "lo", 0);
 }
 
 /* The communicator of the last team of cards of this process, for the next one of its size: making one takes longer
@@ -330,7 +333,7 @@ static tpl_code join_ranks(cuda_team *c, team *t, tpl_err *e)
         TPL_TRY(join_cards(c, o->tp, e));
         return split_groups(c->comm, team_plan(t, 0), e);
     }
-    if (procs_are_own() && gpu_count() < o->tp)
+    if (gpu_count() < procs_local_count())
         name_own_host();
     gpu **cards = tpl_calloc((size_t)c->n_places, sizeof(gpu *));
     for (int i = 0; i < c->n_places; i++)

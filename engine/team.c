@@ -1,26 +1,13 @@
 #include "engine/team.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <omp.h>
-
 #include "device/procs.h"
 #include "engine/exec.h"
+#include "engine/rank_threads.h"
 #include "engine/rope.h"
-
-typedef tpl_code (*rank_fn)(void *arg, int local_rank, tpl_err *e);
-
-typedef struct {
-    team *owner;
-    int index;
-    pthread_t thread;
-    bool started;
-    tpl_code rc;
-    tpl_err err;
-} worker;
 
 struct team {
     const model *m;
@@ -32,15 +19,7 @@ struct team {
     float **alpha; /* [n_layers][g] scales of the sliced norm, a copy; NULL where nothing is sliced */
     const exec_ops *exec;
     void *exec_state;
-    /* Jobs: a new generation number starts one; `left` counts the workers that still run. */
-    worker *workers; /* [n_local]; worker 0 is the caller */
-    pthread_mutex_t lock;
-    pthread_cond_t begin, end;
-    unsigned generation;
-    int left;
-    bool stop;
-    rank_fn fn;
-    void *arg;
+    rank_threads *threads; /* NULL: a card's ranks need none */
 };
 
 static const char *const kind_names[] = {[RANKS_LOCAL] = "local", [RANKS_SOLO] = "solo", [RANKS_MPI] = "mpi", [RANKS_NCCL] = "nccl", [RANKS_PROCS] = "procs"};
@@ -116,82 +95,13 @@ static tpl_code bind_weights(const team *t, team_rank *r, tpl_err *e)
 
 /* ---- threads ---- */
 
-static void *worker_main(void *self)
-{
-    worker *w = self;
-    team *t = w->owner;
-    unsigned seen = 0;
-    omp_set_num_threads(1);
-    pthread_mutex_lock(&t->lock);
-    for (;;) {
-        while (t->generation == seen && !t->stop)
-            pthread_cond_wait(&t->begin, &t->lock);
-        if (t->stop)
-            break;
-        seen = t->generation;
-        pthread_mutex_unlock(&t->lock);
-        w->rc = t->fn(t->arg, w->index, &w->err);
-        pthread_mutex_lock(&t->lock);
-        if (--t->left == 0)
-            pthread_cond_signal(&t->end);
-    }
-    pthread_mutex_unlock(&t->lock);
-    return NULL;
-}
-
 tpl_code team_run(team *t, rank_fn fn, void *arg, tpl_err *e)
 {
-    for (int i = 0; !t->workers && i < t->n_local; i++) /* a card's ranks have no threads */
-        TPL_TRY(fn(arg, i, e));
-    if (!t->workers)
-        return TPL_OK;
-    pthread_mutex_lock(&t->lock);
-    t->fn = fn;
-    t->arg = arg;
-    t->left = t->n_local - 1;
-    t->generation++;
-    pthread_cond_broadcast(&t->begin);
-    pthread_mutex_unlock(&t->lock);
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
-    t->workers[0].rc = fn(arg, 0, &t->workers[0].err);
-    omp_set_num_threads(threads);
-    pthread_mutex_lock(&t->lock);
-    while (t->left > 0)
-        pthread_cond_wait(&t->end, &t->lock);
-    pthread_mutex_unlock(&t->lock);
-    for (int i = 0; i < t->n_local; i++) {
-        if (t->workers[i].rc == TPL_OK)
-            continue;
-        if (e)
-            *e = t->workers[i].err;
-        return t->workers[i].rc;
-    }
-    return TPL_OK;
-}
-
-static tpl_code start_workers(team *t, tpl_err *e)
-{
-    t->workers = tpl_calloc((size_t)t->n_local, sizeof *t->workers);
+    if (t->threads)
+        return rank_threads_run(t->threads, t->n_local, fn, arg, e);
     for (int i = 0; i < t->n_local; i++)
-        t->workers[i] = (worker){.owner = t, .index = i};
-    for (int i = 1; i < t->n_local; i++) {
-        if (pthread_create(&t->workers[i].thread, NULL, worker_main, &t->workers[i]) != 0)
-            return tpl_fail(e, TPL_E_DEVICE, "ranks", "cannot start a thread for rank %d", i);
-        t->workers[i].started = true;
-    }
+        TPL_TRY(fn(arg, i, e));
     return TPL_OK;
-}
-
-static void stop_workers(team *t)
-{
-    pthread_mutex_lock(&t->lock);
-    t->stop = true;
-    pthread_cond_broadcast(&t->begin);
-    pthread_mutex_unlock(&t->lock);
-    for (int i = 1; t->workers && i < t->n_local; i++)
-        if (t->workers[i].started)
-            pthread_join(t->workers[i].thread, NULL);
 }
 
 /* ---- life ---- */
@@ -245,9 +155,6 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
         t->o.compute = t->exec->compute;
     if (t->o.kv == DT_NONE)
         t->o.kv = t->o.compute;
-    pthread_mutex_init(&t->lock, NULL);
-    pthread_cond_init(&t->begin, NULL);
-    pthread_cond_init(&t->end, NULL);
     t->ranks = tpl_calloc((size_t)t->n_local, sizeof *t->ranks);
     size_t table = (size_t)c->max_pos * (size_t)(c->rope_dim / 2);
     t->rope_cos = tpl_malloc(table * sizeof(float));
@@ -261,7 +168,7 @@ tpl_code team_create(const model *m, const folded *f, const variant *v, const te
         rc = t->exec->team_open(t, e);
     /* A card's ranks need none, but where every step of every pass is enqueued for cards of their own. */
     if (rc == TPL_OK && (t->exec->host || (o->ranks == RANKS_NCCL && o->no_graph)))
-        rc = start_workers(t, e);
+        rc = rank_threads_open(t->n_local, t->exec->host, &t->threads, e);
     if (rc != TPL_OK) {
         team_destroy(t);
         return rc;
@@ -274,7 +181,7 @@ void team_destroy(team *t)
 {
     if (!t)
         return;
-    stop_workers(t);
+    rank_threads_close(t->threads);
     t->exec->team_close(t);
     for (int i = 0; i < t->n_local; i++) {
         team_rank *r = &t->ranks[i];
@@ -286,19 +193,15 @@ void team_destroy(team *t)
         comm_destroy(r->comm);
     }
     free(t->ranks);
-    free(t->workers);
     free(t->rope_cos);
     free(t->rope_sin);
     free(t->alpha);
-    pthread_cond_destroy(&t->begin);
-    pthread_cond_destroy(&t->end);
-    pthread_mutex_destroy(&t->lock);
     free(t);
 }
 
 bool team_has_threads(const team *t)
 {
-    return t->workers != NULL;
+    return t->threads != NULL;
 }
 
 int team_n_local(const team *t)

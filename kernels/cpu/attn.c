@@ -14,7 +14,8 @@ enum {
     GQA_STATE_VALUES = 512 * 1024, /* of all heads; a head's part passes through the cache on its own */
     GQA_PAIR_TOK = 32, /* with pairs: a block as it lies, its values and the queries then share an L2 cache */
     MHA_ROWS = 1024,   /* rows that share one expansion of keys and values: it costs them a few per cent */
-    WIDE_ROW = 256     /* from this width on, blocks are half as long, to stay in the cache */
+    WIDE_ROW = 256,    /* from this width on, blocks are half as long, to stay in the cache */
+    SHORT_ROW = 512    /* up to this width the heads of a block are read one after the other where they lie */
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -111,13 +112,15 @@ static void gather(const source *s, int64_t first, int64_t n, int64_t off, int64
     }
 }
 
-/* keys [width / 2, n] of words, rows ldk apart, from columns [off, + width) of tokens [first, first + n). */
-static void transpose_pairs(const source *s, int64_t first, int64_t n, int64_t off, int64_t width, float *keys,
-                            int64_t ldk)
+/* keys [words, n], rows ldk apart, from columns [off, + width) of tokens [first, first + n) as they lie: f32 values, or
+ * bf16 pairs. */
+static void transpose_cached(const source *s, int64_t first, int64_t n, int64_t off, int64_t width, float *keys,
+                             int64_t ldk)
 {
     for (int64_t t = 0; t < n;) {
         int64_t run = least(n - t, s->kv->page_tok - (first + t) % s->kv->page_tok);
-        s->v->transpose(keys + t, ldk, paging_row(s->kv, s->seq, first + t, off), s->kv->width / 2, run, width / 2);
+        s->v->transpose(keys + t, ldk, paging_row(s->kv, s->seq, first + t, off), words(s, s->kv->width), run,
+                        words(s, width));
         t += run;
     }
 }
@@ -193,8 +196,8 @@ static void latent_load_block(const source *s, const op_attn_latent *o, latent_w
 {
     float *rope_keys = w->keys + words(s, o->lat) * w->block;
     if (s->pairs) {
-        transpose_pairs(s, first, n, o->lat_off, o->lat, w->keys, w->block);
-        transpose_pairs(s, first, n, o->rope_off, o->rope, rope_keys, w->block);
+        transpose_cached(s, first, n, o->lat_off, o->lat, w->keys, w->block);
+        transpose_cached(s, first, n, o->rope_off, o->rope, rope_keys, w->block);
         interleave_pairs(s, first, n, o->lat_off, o->lat, w->tokens, w->ld_tokens);
         return;
     }
@@ -447,6 +450,7 @@ typedef struct {
     float *q, *o, *max, *sum;      /* a key head's part is rows * group query rows long */
     float *tokens, *keys, *values; /* [block, kv_heads * dim], [dim, block], the same */
     int64_t ld;                    /* of tokens and values */
+    bool in_place;                 /* nothing is gathered: rows are short, and products take values as they lie */
 } gqa_work;
 
 static size_t gqa_cut(const op_attn_gqa *o, float *base, gqa_work *w)
@@ -513,11 +517,17 @@ static void gqa_load_block(const source *s, const op_attn_gqa *o, gqa_work *w, i
 static void gqa_add_block(const source *s, const op_attn_gqa *o, gqa_work *w, int64_t first, int64_t n)
 {
     int64_t dim = o->head_dim;
-    gqa_load_block(s, o, w, first, n);
+    if (!w->in_place)
+        gqa_load_block(s, o, w, first, n);
     for (int64_t g = 0; g < o->kv_heads; g++) {
-        s->v->transpose(w->keys, w->block, w->tokens + g * words(s, dim), w->ld, n, words(s, dim));
         flash_block b = {
-            .first = first, .n = n, .keys = w->keys, .ldk = w->block, .values = w->values + g * dim, .ldv = w->ld};
+            .first = first, .n = n, .keys = w->keys, .ldk = w->block, .ldv = w->ld, .column = o->v_off + g * dim};
+        if (w->in_place) {
+            transpose_cached(s, first, n, o->k_off + g * dim, dim, w->keys, w->block);
+        } else {
+            s->v->transpose(w->keys, w->block, w->tokens + g * words(s, dim), w->ld, n, words(s, dim));
+            b.values = w->values + g * dim;
+        }
         gqa_point_at(w, g);
         flash_add(&w->f, &b);
     }
@@ -574,11 +584,13 @@ tpl_code cpu_attn_gqa(const simd_ops *v, kernel_ctx *ctx, const op_call *call, t
         w.f.dk /= 2;
         w.block = least(w.block, GQA_PAIR_TOK);
     }
-    bool in_place = o->window == 0 && !o->batch->row_mask && gqa_decode_fits(v, ctx->compute, o);
+    w.in_place =
+        ctx->compute == DT_F32 && o->kv.dtype == DT_F32 && o->kv.width <= SHORT_ROW && o->head_dim % v->lanes == 0;
+    bool decode_in_place = o->window == 0 && !o->batch->row_mask && gqa_decode_fits(v, ctx->compute, o);
     for (int32_t seq = 0; seq < o->batch->n_seqs; seq++) {
         source s = {v, ctx->compute, &o->kv, seq, w.f.pairs};
         int64_t n = batch_seq_rows(o->batch, seq);
-        if (in_place && n == 1) {
+        if (decode_in_place && n == 1) {
             gqa_decode(v, o, seq, ctx->scratch);
             continue;
         }

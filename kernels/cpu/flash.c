@@ -36,7 +36,8 @@ static int64_t last_slot(const batch_view *b, int32_t row)
     return last > own ? last : own;
 }
 
-/* How many of a block's first tokens any of the rows from `row` to `last_row` may see; 0 also where a window hides all. */
+/* How many of a block's first tokens any of the rows from `row` to `last_row` may see; 0 also where a window hides all.
+ */
 static int64_t tokens_in_sight(const flash *f, const flash_block *b, int32_t row, int32_t last_row)
 {
     int64_t seen = last_slot(f->batch, last_row), last = paging_slot(f->kv, b->first + b->n - 1);
@@ -58,7 +59,8 @@ static bool all_in_sight(const flash *f, const flash_block *b, int32_t row, int3
 
 enum {
     KEEP_WORDS = FLASH_TOK / 64,
-    EDGE_ROWS = 16 /* query rows held at a time where some see only a part of a block: fewer, to compute less that is hidden */
+    EDGE_ROWS =
+        16 /* query rows held at a time where some see only a part of a block: fewer, to compute less that is hidden */
 };
 
 /* The 64 bits of a row's mask from bit `at` on, which may be negative; 0 outside. */
@@ -134,6 +136,24 @@ static void round_weights(const flash *f, int64_t rows, int64_t n)
         f->simd->to_bf16((bf16 *)(f->weights + i * (FLASH_TOK / 2)), f->scores + i * FLASH_TOK, n);
 }
 
+/* Adds weighted values; where they lie in the cache, a page at a time, which continues the same sums. */
+static void mix_values(const flash *f, const flash_block *b, simd_gemm mix)
+{
+    if (b->values) {
+        product(f, &mix);
+        return;
+    }
+    const float *weights = mix.a;
+    int32_t seq = f->batch->row_seq[f->row0];
+    for (int64_t t = 0; t < b->n; t += mix.k) {
+        mix.k = clamp(f->kv->page_tok - (b->first + t) % f->kv->page_tok, 0, b->n - t);
+        mix.a = weights + t;
+        mix.b = paging_row(f->kv, seq, b->first + t, b->column);
+        mix.ldb = f->kv->width;
+        product(f, &mix);
+    }
+}
+
 static void add_rows(flash *f, const flash_block *b, int64_t i, int64_t rows, bool masked)
 {
     int64_t lanes = f->simd->lanes, n_padded = (b->n + lanes - 1) / lanes * lanes;
@@ -160,7 +180,7 @@ static void add_rows(flash *f, const flash_block *b, int64_t i, int64_t rows, bo
                      .c = f->o + i * f->dv,
                      .ldc = f->dv,
                      .accumulate = true};
-    product(f, &mix);
+    mix_values(f, b, mix);
 }
 
 void flash_add(flash *f, const flash_block *b)

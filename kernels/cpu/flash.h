@@ -41,6 +41,8 @@ typedef struct {
     int64_t ldk;
     const float *values; /* [n, dv], rows ldv apart; with pairs of tokens: [ceil(n / 2), dv] */
     int64_t ldv;
+    int64_t
+        column; /* where values is NULL: they are f32 columns [column, column + dv) of the cache's rows as they lie */
 } flash_block;
 
 void flash_begin(flash *f);

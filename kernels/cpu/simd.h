@@ -98,6 +98,8 @@ typedef struct {
 extern const simd_ops simd_portable, simd_avx2, simd_avx512;
 extern const simd_pairs simd_avx512bf16;
 void simd_pack_avx512(float *dst, const void *w, bool is_bf16, int64_t ldw, int64_t n, int64_t k); /* simd_avx512's pack */
+/* A gemm_nt's columns by 16 at a time, for short k; returns how many it did. Bit for bit what simd_avx512's own does. */
+int64_t simd_thin_avx512(const simd_gemm *g);
 void simd_gqa_add(const simd_gqa *g); /* of simd_avx512bf16 */
 void simd_gqa_end(const simd_gqa *g, int64_t heads, float *out);
 

@@ -22,5 +22,6 @@ static bool simd_set_available(void)
 #define SIMD_NAME "avx512"
 #define SIMD_PAIRS &simd_avx512bf16
 #define SIMD_PACK simd_pack_avx512
+#define SIMD_THIN simd_thin_avx512
 
 #include "kernels/cpu/simd_body.h"

@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/simd.h"
 
-enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS, FAR_VALUES = 1 << 20 };
+enum { L = SIMD_BYTES / 4, MR = SIMD_TILE_ROWS, THIN_ROWS = 4, THIN_COLS = SIMD_THIN_COLS, FAR_VALUES = 1 << 20, SHORT_K = 1024 };
 
 typedef float vf __attribute__((vector_size(SIMD_BYTES)));
 typedef int32_t vi __attribute__((vector_size(SIMD_BYTES)));
@@ -419,18 +419,19 @@ INLINE void thin_rows(const int nc, const bool is_bf16, const simd_gemm *g, int6
     }
 }
 
-static void thin_f32(const simd_gemm *g)
+/* Columns from `col` on. */
+static void thin_f32(const simd_gemm *g, int64_t col)
 {
-    int64_t j = 0;
+    int64_t j = col;
     for (; j + THIN_COLS <= g->n; j += THIN_COLS)
         thin_rows(THIN_COLS, false, g, j);
     for (; j < g->n; j++)
         thin_rows(1, false, g, j);
 }
 
-static void thin_bf16(const simd_gemm *g)
+static void thin_bf16(const simd_gemm *g, int64_t col)
 {
-    int64_t j = 0;
+    int64_t j = col;
     for (; j + THIN_COLS <= g->n; j += THIN_COLS)
         thin_rows(THIN_COLS, true, g, j);
     for (; j < g->n; j++)
@@ -439,10 +440,16 @@ static void thin_bf16(const simd_gemm *g)
 
 static void simd_gemm_nt(const simd_gemm *g)
 {
+    int64_t done = 0;
+#ifdef SIMD_THIN
+    /* Weights that come from afar keep to the few rows of b at a time that thin() fetches ahead of need. */
+    if (g->k <= SHORT_K && g->n * g->ldb <= FAR_VALUES)
+        done = SIMD_THIN(g);
+#endif
     if (g->b_bf16)
-        thin_bf16(g);
+        thin_bf16(g, done);
     else
-        thin_f32(g);
+        thin_f32(g, done);
 }
 
 /* 4 x 4 blocks in 16-byte registers: two rounds of interleaving. */

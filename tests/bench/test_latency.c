@@ -270,8 +270,10 @@ Test(latency, prefill_rows_have_a_bound_and_a_rate)
     batch_shape first = batch_shape_uniform(1, 0, 512), last = batch_shape_uniform(1, 512, 488);
     first.logit_rows = 0;
     flops = 2 * (plan_cost(p, PHASE_PREFILL, &first, types).flops + plan_cost(p, PHASE_PREFILL, &last, types).flops);
-    cr_expect_float_eq(real(t, 0, "ttft_tflop_s"), flops / real(t, 0, "ttft_ms") / 1e9, 1e-6 * real(t, 0, "ttft_tflop_s"));
-    cr_expect_float_eq(real(t, 0, "ttft_matrix_frac"), 1e3 * real(t, 0, "ttft_tflop_s"), 1e-6 * real(t, 0, "ttft_matrix_frac"));
+    cr_expect_float_eq(real(t, 0, "ttft_tflop_s"), flops / real(t, 0, "ttft_ms") / 1e9,
+                       1e-6 * real(t, 0, "ttft_tflop_s"));
+    cr_expect_float_eq(real(t, 0, "ttft_matrix_frac"), 1e3 * real(t, 0, "ttft_tflop_s"),
+                       1e-6 * real(t, 0, "ttft_matrix_frac"));
     cr_expect_float_eq(real(t, 0, "ttft_bound_ms"), flops / 1e6, 1e-3 * flops / 1e6, "FLOPs at 1 GFLOP/s");
     cr_expect_float_eq(real(t, 0, "ttft_bound_frac"), real(t, 0, "ttft_bound_ms") / real(t, 0, "ttft_ms"), 1e-6);
     plan_destroy(p);
@@ -311,7 +313,8 @@ Test(latency, a_signal_leaves_what_was_sampled)
     cr_assert(t && csv_table_n_rows(t) == 2, "%s: %s", e.where, e.what);
     for (int i = 0; i < 2; i++) {
         cr_expect_str_eq(csv_table_text(t, i, "status"), "incomplete");
-        cr_expect(real(t, i, "tpot_ms") > 0 && real(t, i, "n_samples") > 0 && strstr(csv_table_text(t, i, "reason"), "a signal"));
+        cr_expect(real(t, i, "tpot_ms") > 0 && real(t, i, "n_samples") > 0 &&
+                  strstr(csv_table_text(t, i, "reason"), "a signal"));
         cr_expect_str_empty(csv_table_text(t, i, "ratio"));
     }
     csv_table_destroy(t);

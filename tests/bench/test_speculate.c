@@ -3,6 +3,7 @@
 #include "bench/spec_card.h"
 #include "bench/spec_cosine.h"
 #include "bench/spec_profile.h"
+#include "bench/spec_trace.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -256,6 +257,43 @@ Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 280)
     free(recorded);
     close_run(&r);
     close_run(&again);
+}
+
+/* A pass of rank 1 begins where a step comes again or before the last one; between its fuzzy passes lies an exact one. */
+static void add_fuzzy(spans *s, const plan *p, int rank, int64_t begin)
+{
+    const plan_list *l = &p->list[PHASE_FUZZY];
+    for (int i = 0; i < l->n; i++)
+        if (l->steps[i].active && strcmp(l->steps[i].name, "attn.gqa") == 0)
+            spans_add(s, rank, (span){.step = &l->steps[i], .begin_ns = begin + 100 * l->steps[i].layer,
+                                      .end_ns = begin + 100 * l->steps[i].layer + 80, .pass = rank});
+}
+
+/* rule:4 of 12 layers over two ranks: in each group rank 0 has layers 1, 3 | 4, 6 | 8, 10 and rank 1 layers 2 | 5, 7 | 9, at
+ * 100 a layer, 80 long; rank 1 is 60 late the first time. */
+Test(speculate_bench, pairs_the_passes_of_ranks_that_see_other_ones)
+{
+    short_run r;
+    tpl_err e = {0};
+    lab_run run;
+    open_run(&r, "overlap");
+    variant v = variant_exact(model_cfg(lab_model(r.draft)));
+    team_options o = {.tp = 2};
+    cr_assert(groups_parse("rule:4", 12, &o.plan.fuzzy.groups, &e) == TPL_OK);
+    cr_assert(lab_run_open(r.draft, &v, &o, &run, &e) == TPL_OK, "%s", e.what);
+    spans *s = spans_create(2, 100);
+    add_fuzzy(s, team_plan(run.team, 0), 0, 1000);
+    add_fuzzy(s, team_plan(run.team, 0), 0, 9000);
+    add_fuzzy(s, team_plan(run.team, 1), 1, 1060);
+    spans_add(s, 1, (span){.step = team_plan(run.team, 1)->list[PHASE_DECODE].steps, .begin_ns = 5000, .end_ns = 5100, .pass = 1});
+    add_fuzzy(s, team_plan(run.team, 1), 1, 9000);
+    /* First: layer 2 at 1260 to 1340 within 1100 to 1380: 80 of 80; 5 to 7 at 1560 to 1840 and 4 to 6 at 1400 to 1680: 120 of
+     * 280; layer 9 at 1960 to 2040 within 1800 to 2080. Second: 80 of 80, 180 of 280, 80 of 80. */
+    double want = (1 + 120.0 / 280 + 1 + 1 + 180.0 / 280 + 1) / 6;
+    cr_expect_float_eq(spec_attention_overlap(s, run.team), want, 1e-9, "%g, not %g", spec_attention_overlap(s, run.team), want);
+    spans_destroy(s);
+    lab_run_close(&run);
+    close_run(&r);
 }
 
 /* A cell that cannot run is a row with its reason, and the others run. */

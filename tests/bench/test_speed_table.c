@@ -12,7 +12,7 @@
     "cell_id,status,model,weights,variant,tp,ranks,device,context_tok,decode_tok,batch,batch_rule,moe,tok_per_s,tpot_" \
     "ms,bound_ms,bound_frac,ratio,ratio_lo,ratio_hi,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,ttft_ratio_hi\n"
 #define TTFT_HEAD                                                                                                      \
-    "cell_id,status,model,variant,tp,ranks,context_tok,batch,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,"           \
+    "cell_id,status,model,variant,tp,ranks,context_tok,batch,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,"          \
     "ttft_ratio_hi,ttft_bound_frac,ttft_matrix_frac,moe,weights,device\n"
 #define PAPER                                                                                                          \
     "model,variant,tp,context_tok,decode_tok,ratio,metric\n"                                                           \

@@ -22,6 +22,14 @@ static bool full(void)
     return v && strcmp(v, "1") == 0;
 }
 
+/* TPLABENCH_PART=i/n: only each n-th sampling rule, from the i-th on. */
+static bool in_part(int i)
+{
+    const char *v = getenv("TPLABENCH_PART");
+    int first, step;
+    return !v || sscanf(v, "%d/%d", &first, &step) != 2 || i % step == first % step;
+}
+
 static int n_draws(void)
 {
 #ifdef __SANITIZE_ADDRESS__
@@ -464,7 +472,8 @@ Test(speculate, assumes_an_acceptance_for_timing)
     close_duo(&d);
 }
 
-/* A tree keeps as many levels as were asked for, whatever its shape: all but the first of 12 iterations accept 3 of 3. */
+/* A tree keeps as many levels as were asked for, whatever its shape: all but the first of 12 iterations accept 3 of 3.
+ */
 Test(speculate, replays_through_the_depth_of_a_tree)
 {
     enum { N = 12 };
@@ -619,6 +628,8 @@ static const sampling_case samplings[] = {
     {"fuzzy mla tree, sampled", "pack:4", 2, CHILDREN_SAMPLED, 1, 0, 1},
 };
 
+enum { N_SAMPLINGS = sizeof samplings / sizeof *samplings };
+
 static spec_options sampling_options(const sampling_case *c)
 {
     spec_method m = c->groups ? SPEC_EASYSPEC : c->width == 1 ? SPEC_SD : SPEC_TREE;
@@ -635,15 +646,17 @@ static spec_options sampling_options(const sampling_case *c)
 /* A number of samplings[], as parameters hold no pointers. */
 ParameterizedTestParameters(speculate, sampled_text_is_distributed_as_the_bases)
 {
-    static int which[sizeof samplings / sizeof *samplings];
-    for (int i = 0; i < (int)(sizeof which / sizeof *which); i++)
+    static int which[N_SAMPLINGS];
+    for (int i = 0; i < N_SAMPLINGS; i++)
         which[i] = i;
-    return cr_make_param_array(int, which, sizeof which / sizeof *which);
+    return cr_make_param_array(int, which, N_SAMPLINGS);
 }
 
 ParameterizedTest(int *which, speculate, sampled_text_is_distributed_as_the_bases, .timeout = 3600)
 {
     const sampling_case *c = &samplings[*which];
+    if (!in_part(*which))
+        cr_skip_test("in another part");
     duo_setup u = {.groups = c->groups, .mla_draft = c->mla_draft != 0};
     double p = sampling_p(u, sampling_options(c));
     printf("# %s: p = %.3f over %d draws\n", c->name, p, n_draws());
@@ -696,6 +709,8 @@ Test(speculate, wrong_rules_fail_the_same_test, .timeout = 3600)
                  {"residual one early", 1, CHILDREN_SAMPLED, residual_one_early}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         sampling_case c = {wrong[i].name, NULL, wrong[i].width, wrong[i].rule, 1, 0, 0};
+        if (!in_part((int)(N_SAMPLINGS + i)))
+            continue;
         spec_options o = sampling_options(&c);
         o.accept = wrong[i].accept;
         double p = sampling_p((duo_setup){0}, o);

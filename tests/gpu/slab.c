@@ -15,7 +15,7 @@ struct slab {
     gpu_queue *queue;
     dev_buf card_mem;
     char *host, *before, *got;
-    size_t bytes, used;
+    size_t bytes, used, touched; /* touched: what was cut since the slab was all 0xff */
 };
 
 slab *slab_create(size_t bytes)
@@ -30,7 +30,7 @@ slab *slab_create(size_t bytes)
     s->host = aligned_alloc(256, bytes);
     s->before = tpl_malloc(bytes);
     s->got = tpl_malloc(bytes);
-    s->bytes = bytes;
+    s->bytes = s->touched = bytes;
     slab_reset(s);
     return s;
 }
@@ -48,14 +48,15 @@ void slab_destroy(slab *s)
 
 void slab_reset(slab *s)
 {
-    s->used = 0;
-    memset(s->host, 0xff, s->bytes);
+    memset(s->host, 0xff, s->touched);
+    s->used = s->touched = 0;
 }
 
 void *slab_cut(slab *s, size_t bytes)
 {
     void *at = s->host + s->used;
     s->used += (bytes + 511) / 256 * 256; /* at least 256 bytes that nobody has */
+    s->touched = s->used > s->touched ? s->used : s->touched;
     cr_assert(s->used <= s->bytes, "the slab's %zu bytes are too few", s->bytes);
     return at;
 }

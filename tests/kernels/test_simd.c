@@ -183,6 +183,39 @@ Test(simd, gemm_of_any_size)
                     check_gemm(v, m, n, k, way & 1, way & 2, way & 4);
 }
 
+/* Few rows with a weight as it lies: a sum is the same, bit for bit, whatever rows and columns are computed with it, so
+ * that verifying several tokens in one pass rounds as decoding them one by one. */
+Test(simd, thin_sums_depend_on_nothing_beside_them)
+{
+    enum { M = 9, N = 37, K = 131 };
+    static float a[M * K], b[N * K], all[M * N];
+    static bf16 bh[N * K];
+    rng r = rng_make(58, 1);
+    for (int i = 0; i < M * K; i++)
+        a[i] = (float)rng_normal(&r);
+    for (int i = 0; i < N * K; i++) {
+        b[i] = (float)rng_normal(&r);
+        bh[i] = bf16_from_f32(b[i]);
+    }
+    EACH_SET(v)
+    for (int way = 0; way < 2; way++)
+        for (int m = 1; m <= M; m++)
+            for (int k = 16; k <= K; k += 23) {
+                const char *w = way ? (const char *)bh : (const char *)b;
+                simd_gemm g = {m, N, k, a, K, w, K, way, all, N, false};
+                v->gemm_nt(&g);
+                for (int i = 0; i < m * N; i++) {
+                    float alone;
+                    int row = i / N, col = i % N;
+                    simd_gemm one = {1, 1,   k,      a + row * K, K,    w + (size_t)(col * K) * (way ? 2 : 4),
+                                     K, way, &alone, 1,           false};
+                    v->gemm_nt(&one);
+                    cr_assert(memcmp(&alone, &all[i], sizeof alone) == 0, "%s: [%d, %d] of %d rows, k %d: %a, alone %a",
+                              v->name, row, col, m, k, all[i], alone);
+                }
+            }
+}
+
 /* c's other columns and rows stay as they were; b's columns past n hold NaN. */
 static void check_pairs(const simd_pairs *p, int m, int n, int k, bool accumulate)
 {
