@@ -160,8 +160,10 @@ static __global__ void __launch_bounds__(THREADS, 3) route_few_kernel(const __gr
 #pragma unroll
         for (int i = 0; i < PIECES; i++)
             sum += dot_pieces(x[i], first[warp][threadIdx.x % 32 + 32 * i]);
-        if (e + WARPS * BLOCKS < a.n)
+        if (e + WARPS * BLOCKS < a.n) {
             copy_pieces(a.w + (int64_t)(e + WARPS * BLOCKS) * a.ldw, a.k, true, first[warp]);
+            copies_commit();
+        }
         sum = cu_warp_sum(sum);
         if (threadIdx.x % 32 == 0)
             logits[e / BLOCKS] = sum;
