@@ -95,6 +95,10 @@ typedef struct {
 bool cuda_skinny_wins(int rows, int64_t k);
 bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w);
 bool cuda_skinny_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out);
+cuda_product cuda_head_product(const op_head_matmul *o);
+/* More rows of the same, on warpgroups. */
+bool cuda_panel_takes(const cuda_product *p, const void *x, const void *w);
+bool cuda_panel_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out);
 tpl_code cuda_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, const void *w, void *out, tpl_err *e);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* Matrix products: few rows of bf16 by skinny.cu, all else through cuBLAS: f32 without TF32, or bf16 with f32 sums.
- * cuBLAS counts columns first, so that a row-major out [rows, n] = x w^T is its [n, rows] = w x^T. */
+/* Matrix products: few rows of bf16 by skinny.cu, some by panel.cu, all else through cuBLAS: f32 without TF32, or bf16
+ * with f32 sums. cuBLAS counts columns first, so that a row-major out [rows, n] = x w^T is its [n, rows] = w x^T. */
 #include <cublas_v2.h>
 
 #include "kernels/cuda/cuda.cuh"
@@ -37,6 +37,8 @@ tpl_code cuda_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, co
         return TPL_OK;
     if (cuda_skinny_takes(p, x, w) && cuda_skinny_multiply(ctx, p, x, w, out))
         return cu_launched("matmul", e);
+    if (cuda_panel_takes(p, x, w) && cuda_panel_multiply(ctx, p, x, w, out))
+        return cu_launched("matmul", e);
     TPL_TRY(library_multiply(ctx, p, x, w, out, e));
     if (!p->bias)
         return TPL_OK;
@@ -68,9 +70,8 @@ tpl_code cuda_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     return cuda_multiply(ctx, &p, o->x.data, o->w.data, o->out.data, e);
 }
 
-tpl_code cuda_head_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+cuda_product cuda_head_product(const op_head_matmul *o)
 {
-    const op_head_matmul *o = &call->head_matmul;
     cuda_product p = {.rows = o->out.rows,
                       .n = o->transposed ? o->w.rows : o->w.cols,
                       .k = o->transposed ? o->w.cols : o->w.rows,
@@ -87,5 +88,12 @@ tpl_code cuda_head_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
                       .accumulate = o->accumulate,
                       .bias = NULL,
                       .bias_type = DT_NONE};
+    return p;
+}
+
+tpl_code cuda_head_matmul(kernel_ctx *ctx, const op_call *call, tpl_err *e)
+{
+    const op_head_matmul *o = &call->head_matmul;
+    cuda_product p = cuda_head_product(o);
     return cuda_multiply(ctx, &p, o->x.data, o->w.data, o->out.data, e);
 }

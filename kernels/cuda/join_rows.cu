@@ -1,116 +1,21 @@
-/* Ropes, norms and a kv_append of few rows that follow each other, in one launch. A block a row does them one after
- * another; a rope in front that the others do not touch (the queries') has blocks of its own.
+/* Ropes, norms and a kv_append of few rows that follow each other, in one launch of a block a unit (rows_work.cuh).
  * bytes  as the calls'; bound: launches. check  the calls one by one. */
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rows_work.cuh"
 
 #include "kernels/cuda/joins.h"
 
-enum { MOST_OPS = 4, THREADS = 256, MOST_ROWS = 64, ROPE_VALUES = 512 };
+enum { THREADS = 256 };
 
-typedef struct {
-    op_kind kind;
-    cu_bf16 *x, *out;
-    int64_t ldx, ldo;
-    int cols, groups; /* norms: columns of a group */
-    const void *weight;
-    int weight_type;
-    const float *alpha; /* sliced norms: [groups] */
-    float eps, rank;
-    const float *cosine, *sine; /* ropes */
-    int heads, head_stride, dim;
-    bool interleaved;
-    const cu_bf16 *b; /* kv_append: x and b at columns a_off and b_off */
-    int64_t ldb;
-    int b_cols, a_off, b_off;
-    bool kv_f32;
-    cu_cache kv;
-} row_op;
-
-typedef struct {
-    row_op op[MOST_OPS];
-    int n, first; /* first: of those that the block of the row does */
-    int group;    /* heads a block of the rope in front */
-    cu_batch batch;
-} rows_args;
-
-static __device__ __forceinline__ void norm_row(const row_op &o, int row, float *space)
-{
-    for (int g = 0; g < o.groups; g++) {
-        const cu_bf16 *from = o.x + row * o.ldx + (int64_t)g * o.cols;
-        cu_bf16 *to = o.out + row * o.ldo + (int64_t)g * o.cols;
-        float sum = 0;
-        for (int c = threadIdx.x; c < o.cols; c += THREADS)
-            sum += cu_get(from[c]) * cu_get(from[c]);
-        sum = cu_block_sum(sum, space);
-        float by = 1.f / sqrtf((o.alpha ? o.alpha[g] * sum / o.rank : sum / (float)o.cols) + o.eps);
-        for (int c = threadIdx.x; c < o.cols; c += THREADS)
-            cu_put(to + c, cu_get(from[c]) * by * (o.weight ? cu_load(o.weight, o.weight_type, c) : 1.f));
-    }
-}
-
-/* Heads [head0, head0 + n): space [ROPE_VALUES], read whole before it is written. */
-static __device__ __forceinline__ void rope_row(const row_op &o, int row, int pos, int head0, int n, float *space)
-{
-    int half = o.dim / 2, at_once = ROPE_VALUES / o.dim;
-    const float *cosine = o.cosine + (int64_t)pos * half, *sine = o.sine + (int64_t)pos * half;
-    for (int h0 = head0; h0 < head0 + n; h0 += at_once) {
-        int heads = min(at_once, head0 + n - h0);
-        cu_bf16 *x = o.x + row * o.ldx + (int64_t)h0 * o.head_stride;
-        for (int i = threadIdx.x; i < heads * o.dim; i += THREADS)
-            space[i] = cu_get(x[(int64_t)(i / o.dim) * o.head_stride + i % o.dim]);
-        __syncthreads();
-        for (int i = threadIdx.x; i < heads * half; i += THREADS) {
-            int h = i / half, p = i % half;
-            float a = space[h * o.dim + (o.interleaved ? 2 * p : p)];
-            float b = space[h * o.dim + (o.interleaved ? 2 * p + 1 : p + half)];
-            cu_bf16 *to = x + (int64_t)h * o.head_stride;
-            cu_put(to + p, a * cosine[p] - b * sine[p]);
-            cu_put(to + p + half, b * cosine[p] + a * sine[p]);
-        }
-        __syncthreads();
-    }
-}
-
-template <typename K> static __device__ __forceinline__ void append_row(const row_op &o, const cu_batch &batch, int row)
-{
-    int seq = batch.row_seq[row], slot = cu_slot0(batch, seq) + row - batch.seq_row0[seq];
-    if (slot % o.kv.mod != o.kv.rem)
-        return;
-    K *to = (K *)o.kv.pages + cu_cached_row(o.kv, seq, slot / o.kv.mod);
-    for (int c = threadIdx.x; c < o.cols; c += THREADS)
-        cu_put(to + o.a_off + c, cu_get(o.x[row * o.ldx + c]));
-    for (int c = threadIdx.x; c < o.b_cols; c += THREADS)
-        cu_put(to + o.b_off + c, cu_get(o.b[row * o.ldb + c]));
-}
-
-/* grid (rows, 1 + blocks of the rope in front) */
 static __global__ void __launch_bounds__(THREADS) rows_kernel(const __grid_constant__ rows_args a)
 {
-    __shared__ float space[ROPE_VALUES];
-    int row = blockIdx.x;
+    __shared__ float space[RW_SPACE];
     cu_begin();
-    if (blockIdx.y > 0) {
-        int head0 = (blockIdx.y - 1) * a.group;
-        rope_row(a.op[0], row, a.batch.row_pos[row], head0, min(a.group, a.op[0].heads - head0), space);
-        return;
-    }
-    for (int i = a.first; i < a.n; i++) {
-        const row_op &o = a.op[i];
-        if (o.kind == OP_ROPE)
-            rope_row(o, row, a.batch.row_pos[row], 0, o.heads, space);
-        else if (o.kind != OP_KV_APPEND)
-            norm_row(o, row, space);
-        else if (o.kv_f32)
-            append_row<float>(o, a.batch, row);
-        else
-            append_row<cu_bf16>(o, a.batch, row);
-        __syncthreads();
-    }
+    rows_unit(a, blockIdx.x, space);
 }
 
 /* ---- which calls ---- */
 
-static const mat *touched(const op_call *c)
+const mat *cuda_rows_touched(const op_call *c)
 {
     switch (c->kind) {
     case OP_ROPE:
@@ -133,20 +38,25 @@ static const batch_view *batch_of(const op_call *c)
 
 static bool is_row_op(const op_call *c)
 {
-    const mat *x = touched(c);
-    if (!x || x->dtype != DT_BF16 || x->rows < 1 || x->rows > MOST_ROWS)
+    const mat *x = cuda_rows_touched(c);
+    if (!x || x->dtype != DT_BF16 || x->rows < 1 || x->rows > RW_MOST_ROWS)
         return false;
     if (c->kind == OP_RMSNORM)
         return c->rmsnorm.groups == 1 && c->rmsnorm.x.data == c->rmsnorm.out.data;
     if (c->kind == OP_SLICED_NORM)
         return c->sliced_norm.x.data == c->sliced_norm.out.data;
-    return c->kind != OP_ROPE || (c->rope.dim > 0 && c->rope.dim <= ROPE_VALUES);
+    return c->kind != OP_ROPE || (c->rope.dim > 1 && c->rope.dim <= 2 * RW_PAIRS);
 }
 
-static bool is_apart(const mat *a, const mat *b)
+bool cuda_mats_apart(const mat *a, const mat *b)
 {
     const cu_bf16 *p = (const cu_bf16 *)a->data, *q = (const cu_bf16 *)b->data;
-    return p + (a->rows - 1) * a->stride + a->cols <= q || q + (b->rows - 1) * b->stride + b->cols <= p;
+    if (p + (a->rows - 1) * a->stride + a->cols <= q || q + (b->rows - 1) * b->stride + b->cols <= p)
+        return true;
+    if (a->stride != b->stride || a->stride < 1)
+        return false;
+    int64_t d = ((q - p) % a->stride + a->stride) % a->stride; /* other columns of the same rows */
+    return d >= a->cols && d + b->cols <= a->stride;
 }
 
 /* Whether the rope in front may run beside the others. */
@@ -154,29 +64,36 @@ static bool is_free(const op_call *calls, int n)
 {
     bool free = calls[0].kind == OP_ROPE;
     for (int i = 1; i < n; i++)
-        free = free && is_apart(&calls[0].rope.x, touched(&calls[i])) &&
+        free = free && cuda_mats_apart(&calls[0].rope.x, cuda_rows_touched(&calls[i])) &&
                (calls[i].kind != OP_KV_APPEND || !calls[i].kv_append.b.data ||
-                is_apart(&calls[0].rope.x, &calls[i].kv_append.b));
+                cuda_mats_apart(&calls[0].rope.x, &calls[i].kv_append.b));
     return free;
+}
+
+int cuda_rows_work_takes(const op_call *calls, int n, bool *free)
+{
+    int taken = 0;
+    bool has_batch = false, ends = false;
+    for (; taken < n && taken < RW_MOST_OPS && !ends && is_row_op(&calls[taken]); taken++) {
+        if (cuda_rows_touched(&calls[taken])->rows != cuda_rows_touched(&calls[0])->rows)
+            break;
+        has_batch = has_batch || batch_of(&calls[taken]);
+        ends = calls[taken].kind == OP_KV_APPEND;
+    }
+    taken = taken > 1 && has_batch ? taken : 0;
+    *free = taken > 0 && is_free(calls, taken);
+    return taken;
 }
 
 int cuda_join_rows_takes(const op_call *calls, int n)
 {
-    int taken = 0;
-    bool has_batch = false;
-    for (; taken < n && taken < MOST_OPS && is_row_op(&calls[taken]); taken++) {
-        if (touched(&calls[taken])->rows != touched(&calls[0])->rows)
-            break;
-        has_batch = has_batch || batch_of(&calls[taken]);
-        if (calls[taken].kind == OP_KV_APPEND)
-            return taken > 0 ? taken + 1 : 0;
-    }
-    return taken > 1 && has_batch ? taken : 0;
+    bool free;
+    return cuda_rows_work_takes(calls, n, &free);
 }
 
 static row_op op_of(const op_call *c)
 {
-    const mat *x = touched(c);
+    const mat *x = cuda_rows_touched(c);
     row_op o = {};
     o.kind = c->kind;
     o.x = (cu_bf16 *)x->data;
@@ -216,21 +133,40 @@ static row_op op_of(const op_call *c)
     return o;
 }
 
-tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e)
+/* A norm of few columns in one piece, the rope of one head, and both into the cache. */
+static bool is_chain(const op_call *calls, int n)
+{
+    if (n != 3 || calls[1].kind != OP_ROPE || calls[2].kind != OP_KV_APPEND || calls[1].rope.heads != 1)
+        return false;
+    const mat *x = cuda_rows_touched(&calls[0]), *key = &calls[1].rope.x;
+    const op_kv_append *o = &calls[2].kv_append;
+    bool whole = calls[0].kind == OP_RMSNORM || (calls[0].kind == OP_SLICED_NORM && calls[0].sliced_norm.n_slices == 1);
+    return whole && x->cols <= RW_EACH * RW_PAIRS && o->a.data == x->data && o->a.cols == x->cols &&
+           o->b.data == key->data && o->b.cols == calls[1].rope.dim && o->b.cols % 2 == 0 && cuda_mats_apart(x, key);
+}
+
+rows_args cuda_rows_work_of(const op_call *calls, int n)
 {
     rows_args a = {};
-    unsigned wide = 0;
     for (int i = 0; i < n; i++) {
         a.op[i] = op_of(&calls[i]);
         if (batch_of(&calls[i]))
             a.batch = cu_batch_of(batch_of(&calls[i]));
     }
     a.n = n;
-    if (is_free(calls, n)) {
-        a.first = 1;
-        a.group = ROPE_VALUES / a.op[0].dim;
-        wide = (unsigned)((a.op[0].heads + a.group - 1) / a.group);
+    a.rows = (int)cuda_rows_touched(&calls[0])->rows;
+    a.first = is_free(calls, n);
+    if (a.first) {
+        a.group = 2 * RW_PAIRS / a.op[0].dim;
+        a.groups = (a.op[0].heads + a.group - 1) / a.group;
     }
-    cu_launch(cu_stream(ctx), rows_kernel, dim3((unsigned)touched(&calls[0])->rows, 1 + wide), dim3(THREADS), 0, a);
+    a.chain = is_chain(calls + a.first, n - a.first);
+    return a;
+}
+
+tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e)
+{
+    rows_args a = cuda_rows_work_of(calls, n);
+    cu_launch(cu_stream(ctx), rows_kernel, dim3((unsigned)rows_units(a)), dim3(THREADS), 0, a);
     return cu_launched("rows", e);
 }

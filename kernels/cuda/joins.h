@@ -16,9 +16,21 @@ extern "C" {
 int cuda_join_products_takes(const op_call *calls, int n);
 tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
 
+/* Up to four products of the same rows, more than the above takes. */
+int cuda_join_panels_takes(const op_call *calls, int n);
+tpl_code cuda_join_panels(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+/* The residual add of more rows, and the norm of what comes out. */
+int cuda_join_add_norm_takes(const op_call *calls, int n);
+tpl_code cuda_join_add_norm(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
 /* Ropes, norms and a kv_append that follow each other. */
 int cuda_join_rows_takes(const op_call *calls, int n);
 tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
+/* The above with the queries' rope in front, the product a head of their other parts [, a copy of the turned ones]. */
+int cuda_join_heads_takes(const op_call *calls, int n);
+tpl_code cuda_join_heads(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
 
 /* A norm and the routing of its result; and the routing alone: false where it does not take the shape. */
 int cuda_join_route_takes(const op_call *calls, int n);

@@ -1,6 +1,8 @@
 /* Operations on rows of activations: bandwidth only, one pass where the arithmetic allows it. Sums are f32. */
 #include "kernels/cuda/launch.cuh"
 
+#include "kernels/cuda/joins.h"
+
 enum { THREADS = 256 };
 
 /* A matrix as a kernel sees it. */
@@ -87,7 +89,7 @@ static __global__ void rmsnorm_kernel(cu_mat<T> x, cu_mat<T> out, const void *we
 
 /* The same for bf16 rows of whole 16-byte pieces, read once and held in registers: decode has a row or two, and one
  * block must bring all of it in at once. Before: 25 us for a cold row of 7168 on an H100; the weight is read beside the
- * row. */
+ * row. ADD: y is added to the row first, which is stored. */
 enum { WIDE_THREADS = 1024, WIDE_PIECES = 2, WIDE_MOST = WIDE_THREADS * WIDE_PIECES * 8 };
 
 static __device__ __forceinline__ void widen(const uint4 &v, float f[8])
@@ -111,12 +113,14 @@ static __device__ __forceinline__ uint4 narrow(const float f[8])
     return v;
 }
 
+template <bool ADD>
 static __global__ void __launch_bounds__(WIDE_THREADS)
-    rmsnorm_wide_kernel(const cu_bf16 *x, int64_t x_stride, cu_bf16 *out, int64_t out_stride, const cu_bf16 *weight,
-                        int width, float eps)
+    rmsnorm_wide_kernel(cu_bf16 *x, int64_t x_stride, const cu_bf16 *y, int64_t y_stride, cu_bf16 *out,
+                        int64_t out_stride, const cu_bf16 *weight, int width, float eps)
 {
     __shared__ float space[WIDE_THREADS / 32];
-    const uint4 *from = (const uint4 *)(x + blockIdx.x * x_stride + blockIdx.y * width);
+    uint4 *from = (uint4 *)(x + blockIdx.x * x_stride + blockIdx.y * width);
+    const uint4 *more = (const uint4 *)(y + blockIdx.x * y_stride);
     uint4 *to = (uint4 *)(out + blockIdx.x * out_stride + blockIdx.y * width), v[WIDE_PIECES], w[WIDE_PIECES];
     int n = width / 8;
     float f[8], g[8], sum = 0;
@@ -131,6 +135,13 @@ static __global__ void __launch_bounds__(WIDE_THREADS)
     for (int i = 0; i < WIDE_PIECES; i++) {
         int at = threadIdx.x + i * blockDim.x;
         v[i] = at < n ? from[at] : make_uint4(0, 0, 0, 0);
+        if (!ADD || at >= n)
+            continue;
+        widen(v[i], f);
+        widen(more[at], g);
+        for (int k = 0; k < 8; k++)
+            f[k] += g[k];
+        from[at] = v[i] = narrow(f);
     }
 #pragma unroll
     for (int i = 0; i < WIDE_PIECES; i++) {
@@ -179,15 +190,40 @@ tpl_code cuda_rmsnorm(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     if (o->x.rows == 0)
         return TPL_OK;
     if (is_wide(o, width)) {
-        cu_launch(cu_stream(ctx), rmsnorm_wide_kernel, grid, wide_threads(width), 0, (const cu_bf16 *)o->x.data,
-                  o->x.stride, (cu_bf16 *)o->out.data, o->out.stride, (const cu_bf16 *)o->weight.data, (int)width,
-                  o->eps);
+        cu_launch(cu_stream(ctx), rmsnorm_wide_kernel<false>, grid, wide_threads(width), 0, (cu_bf16 *)o->x.data,
+                  o->x.stride, nullptr, 0, (cu_bf16 *)o->out.data, o->out.stride, (const cu_bf16 *)o->weight.data,
+                  (int)width, o->eps);
         return cu_launched("rmsnorm", e);
     }
     CU_BY_TYPE(o->x.dtype, T,
                cu_launch(cu_stream(ctx), rmsnorm_kernel<T>, grid, threads_for(width), 0, view<T>(&o->x),
                          view<T>(&o->out), o->weight.data, o->weight.dtype, width, o->eps));
     return cu_launched("rmsnorm", e);
+}
+
+/* Of more rows than products take with a norm in front. */
+int cuda_join_add_norm_takes(const op_call *calls, int n)
+{
+    const op_add *y = &calls[0].add;
+    const op_rmsnorm *o = n > 1 ? &calls[1].rmsnorm : NULL;
+    if (!o || calls[0].kind != OP_ADD || calls[1].kind != OP_RMSNORM || y->x.dtype != DT_BF16 ||
+        y->out.dtype != DT_BF16 || !is_wide(o, o->x.cols))
+        return 0;
+    bool same = o->x.data == y->out.data && o->x.stride == y->out.stride && o->x.cols == y->out.cols &&
+                o->x.rows == y->out.rows && o->groups == 1;
+    bool pieces = (uintptr_t)y->x.data % 16 == 0 && y->x.stride % 8 == 0;
+    return same && pieces && o->x.rows > 4 && o->out.data != o->x.data && o->out.data != y->x.data ? 2 : 0;
+}
+
+tpl_code cuda_join_add_norm(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e)
+{
+    (void)n;
+    const op_add *y = &calls[0].add;
+    const op_rmsnorm *o = &calls[1].rmsnorm;
+    cu_launch(cu_stream(ctx), rmsnorm_wide_kernel<true>, dim3((unsigned)o->x.rows), wide_threads(o->x.cols), 0,
+              (cu_bf16 *)o->x.data, o->x.stride, (const cu_bf16 *)y->x.data, y->x.stride, (cu_bf16 *)o->out.data,
+              o->out.stride, (const cu_bf16 *)o->weight.data, (int)o->x.cols, o->eps);
+    return cu_launched("add and rmsnorm", e);
 }
 
 template <typename T>
@@ -345,19 +381,45 @@ static __global__ void copy_heads_kernel(cu_mat<T> x, int x_step, cu_mat<T> out,
     out.data[blockIdx.x * out.stride + h * out_step + c] = x.data[blockIdx.x * x.stride + h * x_step + c];
 }
 
+/* Whether all that is copied lies in pieces of 16 bytes. */
+static bool is_copy_of_pieces(const op_copy_heads *o)
+{
+    uintptr_t at = (uintptr_t)o->x.data | (uintptr_t)o->out.data;
+    int64_t steps = o->x.stride | o->out.stride | o->x_head_stride | o->out_head_stride | o->cols;
+    return o->x.dtype == DT_BF16 && at % 16 == 0 && steps % 8 == 0;
+}
+
 tpl_code cuda_copy_heads(kernel_ctx *ctx, const op_call *call, tpl_err *e)
 {
     const op_copy_heads *o = &call->copy_heads;
     dim3 grid((unsigned)o->out.rows, blocks_of((int64_t)o->heads * o->cols));
     if (o->out.rows == 0 || o->cols == 0)
         return TPL_OK;
+    if (is_copy_of_pieces(o)) {
+        cu_mat<uint4> x = {(uint4 *)o->x.data, o->x.stride / 8}, out = {(uint4 *)o->out.data, o->out.stride / 8};
+        grid.y = blocks_of((int64_t)o->heads * o->cols / 8);
+        cu_launch(cu_stream(ctx), copy_heads_kernel<uint4>, grid, THREADS, 0, x, o->x_head_stride / 8, out,
+                  o->out_head_stride / 8, o->heads, o->cols / 8);
+        return cu_launched("copy_heads", e);
+    }
     CU_BY_TYPE(o->x.dtype, T,
                cu_launch(cu_stream(ctx), copy_heads_kernel<T>, grid, THREADS, 0, view<T>(&o->x), o->x_head_stride,
                          view<T>(&o->out), o->out_head_stride, o->heads, o->cols));
     return cu_launched("copy_heads", e);
 }
 
-/* ---- lse_merge: a block a row and head ---- */
+/* ---- lse_merge: a block a row and head, or, of bf16 in 16-byte pieces, a warp ---- */
+
+/* Part `part` of parts whose log-sum-exps stand `step` apart. */
+static __device__ __forceinline__ float lse_weight(const float *all, int64_t step, int parts, int part)
+{
+    float own = all[part * step], top = -INFINITY, sum = 0;
+    for (int p = 0; p < parts; p++)
+        top = fmaxf(top, all[p * step]);
+    for (int p = 0; p < parts && top > -INFINITY; p++)
+        sum += expf(all[p * step] - top);
+    return own == -INFINITY ? 0.f : expf(own - top) / sum;
+}
 
 template <typename T>
 static __global__ void lse_merge_kernel(cu_mat<T> o, cu_mat<float> lse, int heads, int lat, int parts, int part)
@@ -365,14 +427,33 @@ static __global__ void lse_merge_kernel(cu_mat<T> o, cu_mat<float> lse, int head
     cu_begin();
     const float *all = lse.data + blockIdx.x * lse.stride + blockIdx.y;
     T *to = o.data + blockIdx.x * o.stride + (int64_t)blockIdx.y * lat;
-    float own = all[(int64_t)part * heads], top = -INFINITY, sum = 0;
-    for (int p = 0; p < parts; p++)
-        top = fmaxf(top, all[(int64_t)p * heads]);
-    for (int p = 0; p < parts && top > -INFINITY; p++)
-        sum += expf(all[(int64_t)p * heads] - top);
-    float weight = own == -INFINITY ? 0.f : expf(own - top) / sum;
+    float weight = lse_weight(all, heads, parts, part);
     for (int c = threadIdx.x; c < lat; c += blockDim.x)
         cu_put(to + c, weight == 0.f ? 0.f : weight * cu_get(to[c]));
+}
+
+/* grid (rows, heads / warps of a block) */
+static __global__ void __launch_bounds__(THREADS)
+    lse_merge_wide_kernel(cu_bf16 *o, int64_t o_stride, const float *lse, int64_t lse_stride, int heads, int pieces,
+                          int parts, int part)
+{
+    enum { AT_ONCE = 4 };
+    int head = blockIdx.y * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    cu_begin();
+    if (head >= heads)
+        return;
+    uint4 *to = (uint4 *)(o + blockIdx.x * o_stride) + (int64_t)head * pieces, none = make_uint4(0, 0, 0, 0);
+    float weight = lse_weight(lse + blockIdx.x * lse_stride + head, heads, parts, part);
+    for (int c0 = lane; c0 < pieces; c0 += 32 * AT_ONCE) {
+        uint4 v[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            v[i] = weight != 0.f && c0 + 32 * i < pieces ? to[c0 + 32 * i] : none;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (c0 + 32 * i < pieces)
+                to[c0 + 32 * i] = weight == 0.f ? none : cu_scale_8(v[i], none, false, weight);
+    }
 }
 
 tpl_code cuda_lse_merge(kernel_ctx *ctx, const op_call *call, tpl_err *e)
@@ -381,6 +462,12 @@ tpl_code cuda_lse_merge(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     dim3 grid((unsigned)o->o.rows, (unsigned)o->heads);
     if (o->o.rows == 0)
         return TPL_OK;
+    if (o->o.dtype == DT_BF16 && (uintptr_t)o->o.data % 16 == 0 && o->o.stride % 8 == 0 && o->lat % 8 == 0) {
+        grid.y = (unsigned)((o->heads + THREADS / 32 - 1) / (THREADS / 32));
+        cu_launch(cu_stream(ctx), lse_merge_wide_kernel, grid, THREADS, 0, (cu_bf16 *)o->o.data, o->o.stride,
+                  (const float *)o->lse.data, o->lse.stride, o->heads, o->lat / 8, o->parts, o->part);
+        return cu_launched("lse_merge", e);
+    }
     CU_BY_TYPE(o->o.dtype, T,
                cu_launch(cu_stream(ctx), lse_merge_kernel<T>, grid, threads_for(o->lat), 0, view<T>(&o->o),
                          view<float>(&o->lse), o->heads, o->lat, o->parts, o->part));

@@ -23,32 +23,23 @@ bool cuda_skinny_takes(const cuda_product *p, const void *x, const void *w)
     return cuda_skinny_wins((int)p->rows, p->k) && p->batch <= 64 && p->k % 8 == 0 && in_pieces(x, p->ldx, p->x_step);
 }
 
+template <int M> static __global__ void __launch_bounds__(SH_THREADS) heads_kernel(const __grid_constant__ heads_args a)
+{
+    extern __shared__ float space[];
+    heads_block<M>(a, space);
+}
+
 template <int M> static void launch_heads(cudaStream_t stream, const heads_args &a, int heads)
 {
     static unsigned ready;
-    size_t bytes = (size_t)(a.rows * a.k + SH_THREADS / 32 * M * SH_COLS) * sizeof(float);
     if (!cu_done_here(&ready))
         cudaFuncSetAttribute(heads_kernel<M>, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 << 10);
-    cu_launch(stream, heads_kernel<M>, dim3((unsigned)((a.n + SH_COLS - 1) / SH_COLS), (unsigned)heads),
-              dim3(SH_THREADS), bytes, a);
+    cu_launch(stream, heads_kernel<M>, dim3(heads_blocks(a), (unsigned)heads), dim3(SH_THREADS), heads_bytes<M>(a), a);
 }
 
 static void multiply_heads(cudaStream_t stream, const cuda_product *p, const void *x, const void *w, void *out)
 {
-    heads_args a = {};
-    a.x = (const cu_bf16 *)x;
-    a.w = (const cu_bf16 *)w;
-    a.out = (cu_bf16 *)out;
-    a.ldx = p->ldx;
-    a.ldw = p->ldw;
-    a.ldo = p->ldo;
-    a.x_step = p->x_step;
-    a.w_step = p->w_step;
-    a.out_step = p->out_step;
-    a.rows = (int)p->rows;
-    a.k = (int)p->k;
-    a.n = (int)p->n;
-    a.accumulate = p->accumulate;
+    heads_args a = heads_args_of(p, x, w, out);
     if (a.rows == 1)
         launch_heads<1>(stream, a, p->batch);
     else

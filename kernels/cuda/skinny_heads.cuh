@@ -1,5 +1,5 @@
 /* skinny_heads.cuh - a small product a head with weights [k, n], few rows: out_h = x_h w_h (absorb).
- * For:    skinny.cu.
+ * For:    skinny.cu, join_heads.cu.
  * Enter:  kernels/cuda only.
  * Owns:   nothing.
  * Fails:  never; the launcher checks.
@@ -52,10 +52,9 @@ static __device__ __forceinline__ void sh_add(const heads_args &a, const float *
     }
 }
 
-/* grid (columns / SH_COLS, heads); M >= rows */
-template <int M> static __global__ void __launch_bounds__(SH_THREADS) heads_kernel(const __grid_constant__ heads_args a)
+/* Of a grid (columns / SH_COLS, heads); M >= rows. space: heads_bytes() */
+template <int M> static __device__ __forceinline__ void heads_block(const heads_args &a, float *space)
 {
-    extern __shared__ float space[];
     float *x = space, *red = space + a.rows * a.k; /* red [warps, M, SH_COLS] */
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, col = blockIdx.x * SH_COLS + lane % 8 * 8;
     int group = warp * 4 + lane / 8;
@@ -94,6 +93,35 @@ template <int M> static __global__ void __launch_bounds__(SH_THREADS) heads_kern
             sum += red[(g * M + m) * SH_COLS + c];
         cu_put(to, sum);
     }
+}
+
+template <int M> static inline size_t heads_bytes(const heads_args &a)
+{
+    return (size_t)(a.rows * a.k + SH_THREADS / 32 * M * SH_COLS) * sizeof(float);
+}
+
+static inline unsigned heads_blocks(const heads_args &a)
+{
+    return (unsigned)((a.n + SH_COLS - 1) / SH_COLS);
+}
+
+static inline heads_args heads_args_of(const cuda_product *p, const void *x, const void *w, void *out)
+{
+    heads_args a = {};
+    a.x = (const cu_bf16 *)x;
+    a.w = (const cu_bf16 *)w;
+    a.out = (cu_bf16 *)out;
+    a.ldx = p->ldx;
+    a.ldw = p->ldw;
+    a.ldo = p->ldo;
+    a.x_step = p->x_step;
+    a.w_step = p->w_step;
+    a.out_step = p->out_step;
+    a.rows = (int)p->rows;
+    a.k = (int)p->k;
+    a.n = (int)p->n;
+    a.accumulate = p->accumulate;
+    return a;
 }
 
 #endif

@@ -213,8 +213,11 @@ const int table_n_cuda = sizeof table_cuda_rows / sizeof *table_cuda_rows;
 
 const kernel_join table_cuda_joins[] = {
     {"cuda", "products", has_card, cuda_join_products_takes, cuda_join_products},
+    {"cuda", "panels", has_card, cuda_join_panels_takes, cuda_join_panels},
     {"cuda", "experts", has_card, cuda_join_experts_takes, cuda_join_experts},
     {"cuda", "route", has_card, cuda_join_route_takes, cuda_join_route},
+    {"cuda", "add_norm", has_card, cuda_join_add_norm_takes, cuda_join_add_norm},
+    {"cuda", "heads", has_card, cuda_join_heads_takes, cuda_join_heads},
     {"cuda", "rows", has_card, cuda_join_rows_takes, cuda_join_rows},
 };
 const int table_n_cuda_joins = sizeof table_cuda_joins / sizeof *table_cuda_joins;

@@ -153,6 +153,7 @@ static __global__ void __launch_bounds__(S::THREADS, 1)
     if (threadIdx.x == 0)
         barriers_open<S>(bar, 8);
     __syncthreads();
+    cu_begin();
     if (threadIdx.x >= 256) {
         registers_down<40>();
         bring<S>(a, &map, n_seqs, space_split, bar);

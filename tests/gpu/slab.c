@@ -143,6 +143,29 @@ static void make_card_call(const slab *s, const op_call *host, card_call *c)
     c->call.moe_experts.down = c->experts + 2 * n;
 }
 
+slab_case slab_head_matmul(slab *s, rng *r, tpl_dtype t, const slab_heads *h)
+{
+    int in = h->turned ? h->w_cols : h->w_rows, n = h->turned ? h->w_rows : h->w_cols;
+    mat w = slab_mat(s, r, (int64_t)h->heads * (h->w_rows + 2), h->w_cols, h->w_gap, t, 1);
+    slab_case c = {.call = {.kind = OP_HEAD_MATMUL}, .compute = t};
+    op_head_matmul *o = &c.call.head_matmul;
+    *o = (op_head_matmul){.w = {.data = w.data,
+                                .dtype = t,
+                                .heads = h->heads,
+                                .rows = h->w_rows,
+                                .cols = h->w_cols,
+                                .row_stride = w.stride,
+                                .head_stride = (h->w_rows + 2) * w.stride},
+                          .x = slab_mat(s, r, h->rows, h->heads * (in + h->x_gap), h->row_gap, t, 1),
+                          .x_head_stride = in + h->x_gap,
+                          .out_head_stride = n + h->out_gap,
+                          .transposed = h->turned,
+                          .accumulate = h->accumulate};
+    o->out = slab_mat(s, r, h->rows, h->heads * (n + h->out_gap), 5, t, h->accumulate ? 1 : 0);
+    c.out[0] = o->out;
+    return c;
+}
+
 /* ---- running ---- */
 
 static void run_ref(const slab_case *c, const char *what)
@@ -264,8 +287,7 @@ void slab_check_join(slab *s, const slab_case *cases, int n, const char *what)
     size_t bytes = kernel_scratch_bytes("cuda", &calls[0]) + SCRATCH_GUARD;
     cr_assert(gpu_alloc(s->card, &scratch, bytes, "scratch", &e) == TPL_OK, "%s: %s", e.where, e.what);
     cr_assert(gpu_fill(s->queue, scratch.data, 0xff, scratch.bytes, &e) == TPL_OK, "%s", e.what);
-    kernel_ctx ctx = {
-        .compute = cases[0].compute, .scratch = scratch.data, .scratch_bytes = bytes, .queue = s->queue};
+    kernel_ctx ctx = {.compute = cases[0].compute, .scratch = scratch.data, .scratch_bytes = bytes, .queue = s->queue};
     tpl_code rc = kernel_run_join(join, &ctx, calls, n, &e);
     cr_assert(rc == TPL_OK, "%s: %s: %s: %s", what, join->name, e.where, e.what);
     rc = gpu_copy_now(s->queue, s->got, s->card_mem.data, s->used, &e);
@@ -275,6 +297,15 @@ void slab_check_join(slab *s, const slab_case *cases, int n, const char *what)
     for (int i = 0; i < n; i++)
         free(card[i].experts);
     memcpy(s->host, s->before, s->used);
+}
+
+bool slab_has_warpgroups(void)
+{
+    const kernel_row *const *rows;
+    bool has = false;
+    for (int i = kernel_rows(OP_ATTN_LATENT, &rows); i-- > 0;)
+        has = has || (strcmp(rows[i]->name, "cuda_wgmma") == 0 && rows[i]->available());
+    return has;
 }
 
 void slab_best(slab *s, const mat *logits, int32_t *out)

@@ -29,6 +29,14 @@ typedef struct {
     double abs, rel;
 } slab_tolerance;
 
+/* Products a head with weights [rows, cols] of a head, two more rows and `w_gap` more columns between heads, and
+ * x_gap and out_gap more columns between the vectors of a row; turned: with the transposed weights. */
+typedef struct {
+    int rows, heads, w_rows, w_cols;
+    bool turned, accumulate;
+    int w_gap, x_gap, row_gap, out_gap;
+} slab_heads;
+
 enum { SLAB_MAX_OUT = 3 };
 
 typedef struct {
@@ -38,6 +46,8 @@ typedef struct {
     slab_tolerance tol[SLAB_MAX_OUT];
 } slab_case;
 
+slab_case slab_head_matmul(slab *s, rng *r, tpl_dtype t, const slab_heads *h);
+
 /* Runs every row of backend "cuda" that takes the call against "ref"; returns how many rows there were. */
 int slab_check(slab *s, const slab_case *c, const char *what);
 
@@ -45,6 +55,9 @@ enum { SLAB_MAX_CALLS = KERNEL_MAX_JOIN };
 
 /* The one launch that does all n calls, against "ref" doing them one after another; outs as they are at the end. */
 void slab_check_join(slab *s, const slab_case *cases, int n, const char *what);
+
+/* Whether the rows on warpgroups run on this card. */
+bool slab_has_warpgroups(void);
 
 /* card_best() of rows that lie in the slab without gaps. */
 void slab_best(slab *s, const mat *logits, int32_t *out);

@@ -71,6 +71,32 @@ Test(joins, norm_and_products)
     slab_destroy(s);
 }
 
+/* DeepSeek's down projections, which all ranks compute, and smaller ones. */
+static const int shared_x[][4] = {{29, 7168, 576, 192}, {59, 520, 64, 320}, {5, 64, 8, 40}, {114, 264, 129, 130}};
+
+Test(joins, products_of_more_rows)
+{
+    slab *s = open_slab();
+    char what[96];
+    for (size_t i = 0; i < sizeof shared_x / sizeof *shared_x; i++)
+        for (int parts = 2; parts <= 4; parts++) {
+            rng r = rng_make(i, 10 + (uint64_t)parts);
+            const int *of = shared_x[i];
+            slab_reset(s);
+            slab_case c[4];
+            mat x = slab_mat(s, &r, of[0], of[1], 8, DT_BF16, 1);
+            for (int k = 0; k < parts; k++) {
+                c[k] = product_case(s, &r, x, k % 2 ? of[3] : of[2] + 64 * k, k == 3 ? DT_F32 : DT_BF16);
+                if (k == 1)
+                    c[k].call.matmul.bias = slab_mat(s, &r, 1, of[3], 0, DT_BF16, 1);
+            }
+            snprintf(what, sizeof what, "%d products of %d rows of %d", parts, of[0], of[1]);
+            if (slab_has_warpgroups())
+                slab_check_join(s, c, parts, what);
+        }
+    slab_destroy(s);
+}
+
 /* silu_mul's result in gate's place, and elsewhere. */
 Test(joins, swiglu)
 {
@@ -124,6 +150,29 @@ Test(joins, product_and_add)
             c[1].out[0] = c[1].call.add.out;
             c[1].tol[0] = after_rounding((double)shapes[i][1]);
             snprintf(what, sizeof what, "product and add %d, %d rows of %d", k, rows, shapes[i][1]);
+            slab_check_join(s, c, 2, what);
+        }
+    slab_destroy(s);
+}
+
+/* The residual add of more rows, and the norm behind it. */
+Test(joins, add_and_norm)
+{
+    slab *s = open_slab();
+    static const int sizes[][2] = {{5, 8}, {29, 7168}, {64, 1000}, {7, 16384}};
+    char what[96];
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int weighted = 0; weighted < 2; weighted++) {
+            rng r = rng_make(i, 40 + (uint64_t)weighted);
+            int rows = sizes[i][0], cols = sizes[i][1];
+            slab_reset(s);
+            slab_case c[2] = {{.call = {.kind = OP_ADD}, .compute = DT_BF16}, norm_case(s, &r, rows, cols)};
+            c[0].call.add = (op_add){.x = slab_mat(s, &r, rows, cols, 8, DT_BF16, 1), .out = c[1].call.rmsnorm.x};
+            c[0].out[0] = c[0].call.add.out;
+            c[0].tol[0] = one_step;
+            if (!weighted)
+                c[1].call.rmsnorm.weight = (mat){0};
+            snprintf(what, sizeof what, "add and norm, %d rows of %d, weighted %d", rows, cols, weighted);
             slab_check_join(s, c, 2, what);
         }
     slab_destroy(s);
@@ -261,6 +310,97 @@ Test(joins, latent_rows)
         c[1].tol[0] = one_step;
         snprintf(what, sizeof what, "latent rows %d", i);
         slab_check_join(s, i % 3 ? c : c + 1, i % 3 ? 4 : 3, what);
+    }
+    slab_destroy(s);
+}
+
+/* n rows, of sequences of two rows and of one in turn, none with the others' slots. */
+static void make_wide_cache(slab *s, cache *k, int n, int width, int mod)
+{
+    enum { MOST = 96 };
+    static int32_t token[MOST], pos[MOST], seq[MOST], row0[MOST + 1], prefix[MOST], table[MOST];
+    int n_seqs = 0;
+    for (int row = 0; row < n; n_seqs++) {
+        int own = n_seqs % 3 == 0 && row + 1 < n ? 2 : 1;
+        row0[n_seqs] = row;
+        prefix[n_seqs] = n_seqs * 5 % (PAGE_TOK * mod - 1);
+        table[n_seqs] = (n_seqs * 7 + 3) % MOST;
+        for (int i = 0; i < own; i++, row++) {
+            seq[row] = n_seqs;
+            pos[row] = prefix[n_seqs] + i;
+        }
+    }
+    row0[n_seqs] = n;
+    k->batch = (batch_view){.n_rows = n,
+                            .n_seqs = n_seqs,
+                            .row_token = slab_copy(s, token, sizeof token),
+                            .row_seq = slab_copy(s, seq, sizeof seq),
+                            .row_pos = slab_copy(s, pos, sizeof pos),
+                            .seq_row0 = slab_copy(s, row0, sizeof row0),
+                            .seq_prefix = slab_copy(s, prefix, sizeof prefix),
+                            .max_seq_rows = 2,
+                            .max_slots = PAGE_TOK * mod};
+    k->pages = (mat){.data = slab_cut(s, (size_t)(MOST * PAGE_TOK * width) * dtype_bytes(DT_BF16)),
+                     .dtype = DT_BF16,
+                     .rows = MOST * PAGE_TOK,
+                     .cols = width,
+                     .stride = width};
+    k->kv = (kv_view){.pages = k->pages.data,
+                      .dtype = DT_BF16,
+                      .width = width,
+                      .page_tok = PAGE_TOK,
+                      .page_table = slab_copy(s, table, sizeof table),
+                      .max_pages = 1,
+                      .mod = mod,
+                      .rem = mod - 1};
+}
+
+/* The latent's rows, then the queries' other parts times the key projection a head, and, where context is shared, the
+ * turned parts beside the results. */
+Test(joins, latent_rows_and_absorb)
+{
+    slab *s = open_slab();
+    static const int sizes[][4] = {{1, 16, 128, 512}, {2, 5, 128, 256}, {29, 64, 128, 512},
+                                   {59, 16, 64, 512}, {3, 3, 40, 72},   {96, 4, 128, 256}};
+    char what[96];
+    for (int i = 0; i < 12; i++) {
+        rng r = rng_make((uint64_t)i, 75);
+        const int *of = sizes[i / 2];
+        int rows = of[0], heads = of[1], nope = of[2], lat = of[3], dim = 64, wide = nope + dim;
+        bool copies = i % 2;
+        cache k;
+        if (rows > 2 && !slab_has_warpgroups())
+            continue;
+        slab_reset(s);
+        make_wide_cache(s, &k, rows, lat + dim, 1 + copies);
+        mat q = slab_mat(s, &r, rows, heads * wide, 8, DT_BF16, 1);
+        mat kv = slab_mat(s, &r, rows, lat + dim, 8, DT_BF16, 1), latent = columns(kv, 0, lat),
+            pe = columns(kv, lat, dim);
+        slab_heads h = {
+            .rows = rows, .heads = heads, .w_rows = nope, .w_cols = lat, .w_gap = 8, .out_gap = copies ? dim : 0};
+        slab_case c[6] = {rope_case(s, &r, columns(q, nope, heads * wide - nope), heads, wide, dim, true, &k),
+                          {.call = {.kind = OP_RMSNORM}, .compute = DT_BF16},
+                          rope_case(s, &r, pe, 1, dim, dim, i % 3 > 0, &k),
+                          append_case(latent, pe, lat, &k),
+                          slab_head_matmul(s, &r, DT_BF16, &h),
+                          {.call = {.kind = OP_COPY_HEADS}, .compute = DT_BF16}};
+        c[1].call.rmsnorm = (op_rmsnorm){
+            .x = latent, .out = latent, .weight = slab_mat(s, &r, 1, lat, 0, DT_BF16, 1), .groups = 1, .eps = 1e-6f};
+        c[1].out[0] = latent;
+        c[1].tol[0] = one_step;
+        c[4].call.head_matmul.x = q;
+        c[4].call.head_matmul.x_head_stride = wide;
+        c[4].tol[0] = after_rounding(nope);
+        mat out = c[4].call.head_matmul.out;
+        c[5].call.copy_heads = (op_copy_heads){.x = c[0].call.rope.x,
+                                               .out = columns(out, lat, out.cols - lat),
+                                               .heads = heads,
+                                               .cols = dim,
+                                               .x_head_stride = wide,
+                                               .out_head_stride = lat + dim};
+        snprintf(what, sizeof what, "latent rows and absorb, %d rows, %d heads of [%d, %d]%s", rows, heads, nope, lat,
+                 copies ? ", copied" : "");
+        slab_check_join(s, c, copies ? 6 : 5, what);
     }
     slab_destroy(s);
 }

@@ -118,41 +118,57 @@ Test(rows, element_by_element)
     slab_destroy(s);
 }
 
+static void check_copy_heads(slab *s, tpl_dtype t, int heads, int cols, int x_step, int out_step, int gap)
+{
+    char what[96];
+    rng r = rng_make(1, 4);
+    slab_reset(s);
+    slab_case c = {.call = {.kind = OP_COPY_HEADS}, .compute = t};
+    c.call.copy_heads = (op_copy_heads){.x = slab_mat(s, &r, 5, heads * x_step, gap, t, 1),
+                                        .heads = heads,
+                                        .cols = cols,
+                                        .x_head_stride = x_step,
+                                        .out_head_stride = out_step};
+    c.call.copy_heads.out = slab_mat(s, &r, 5, (heads - 1) * out_step + cols, gap, t, 1);
+    c.out[0] = c.call.copy_heads.out;
+    slab_check(s, &c, label(what, "copy_heads", t, heads, cols));
+}
+
+static void check_lse_merge(slab *s, tpl_dtype t, int heads, int lat, int gap)
+{
+    char what[96];
+    rng r = rng_make(1, 5);
+    slab_reset(s);
+    slab_case c = {.call = {.kind = OP_LSE_MERGE}, .compute = t};
+    op_lse_merge *o = &c.call.lse_merge;
+    *o = (op_lse_merge){.o = slab_mat(s, &r, 4, heads * lat, gap, t, 1),
+                        .lse = slab_mat(s, &r, 4, 2 * heads, 1, DT_F32, 9),
+                        .heads = heads,
+                        .lat = lat,
+                        .parts = 2,
+                        .part = 1};
+    float *lse = o->lse.data;
+    lse[heads] = -INFINITY;                                              /* own part is empty */
+    lse[o->lse.stride + 1] = lse[o->lse.stride + heads + 1] = -INFINITY; /* both are */
+    for (int k = 0; k < lat; k++) {                                      /* what an empty part left must not matter */
+        float nan = NAN;
+        dtype_from_f32((char *)o->o.data + (size_t)k * dtype_bytes(t), t, &nan, 1);
+    }
+    c.out[0] = o->o;
+    c.tol[0] = tol(t, 4);
+    slab_check(s, &c, label(what, "lse_merge", t, heads, lat));
+}
+
 Test(rows, heads)
 {
     slab *s = open_slab();
-    char what[96];
     EACH_TYPE(t)
     {
-        rng r = rng_make(1, 4);
-        slab_reset(s);
-        slab_case c = {.call = {.kind = OP_COPY_HEADS}, .compute = t};
-        c.call.copy_heads = (op_copy_heads){.x = slab_mat(s, &r, 5, 3 * 20, 2, t, 1),
-                                            .heads = 3,
-                                            .cols = 11,
-                                            .x_head_stride = 20,
-                                            .out_head_stride = 13};
-        c.call.copy_heads.out = slab_mat(s, &r, 5, 2 * 13 + 11, 1, t, 1);
-        c.out[0] = c.call.copy_heads.out;
-        slab_check(s, &c, label(what, "copy_heads", t, 5, 3));
-        c = (slab_case){.call = {.kind = OP_LSE_MERGE}, .compute = t};
-        op_lse_merge *o = &c.call.lse_merge;
-        *o = (op_lse_merge){.o = slab_mat(s, &r, 4, 3 * 70, 2, t, 1),
-                            .lse = slab_mat(s, &r, 4, 2 * 3, 1, DT_F32, 9),
-                            .heads = 3,
-                            .lat = 70,
-                            .parts = 2,
-                            .part = 1};
-        float *lse = o->lse.data;
-        lse[3] = -INFINITY;                                          /* own part is empty */
-        lse[o->lse.stride + 1] = lse[o->lse.stride + 4] = -INFINITY; /* both are */
-        for (int k = 0; k < 70; k++) {                               /* what an empty part left must not matter */
-            float nan = NAN;
-            dtype_from_f32((char *)o->o.data + (size_t)k * dtype_bytes(t), t, &nan, 1);
-        }
-        c.out[0] = o->o;
-        c.tol[0] = tol(t, 4);
-        slab_check(s, &c, label(what, "lse_merge", t, 4, 3));
+        check_copy_heads(s, t, 3, 11, 20, 13, 1);
+        check_copy_heads(s, t, 16, 64, 192, 576, 8);
+        check_lse_merge(s, t, 3, 70, 2);
+        check_lse_merge(s, t, 13, 512, 8);
+        check_lse_merge(s, t, 8, 1200, 8);
     }
     slab_destroy(s);
 }
@@ -247,29 +263,19 @@ Test(rows, head_products)
         {
             for (int k = 0; k < 4; k++) {
                 rng r = rng_make((uint64_t)i, 7);
-                int rows = shapes[i][0], heads = shapes[i][1], a = shapes[i][2], b = shapes[i][3];
-                bool turned = k % 2;
-                int in = turned ? b : a, n = turned ? a : b;
+                slab_heads h = {.rows = shapes[i][0],
+                                .heads = shapes[i][1],
+                                .w_rows = shapes[i][2],
+                                .w_cols = shapes[i][3],
+                                .turned = k % 2,
+                                .accumulate = k >= 2,
+                                .w_gap = 1,
+                                .x_gap = 3,
+                                .row_gap = 1};
                 slab_reset(s);
-                mat w = slab_mat(s, &r, (int64_t)heads * (a + 2), b, 1, t, 1);
-                slab_case c = {.call = {.kind = OP_HEAD_MATMUL}, .compute = t};
-                op_head_matmul *o = &c.call.head_matmul;
-                *o = (op_head_matmul){.w = {.data = w.data,
-                                            .dtype = t,
-                                            .heads = heads,
-                                            .rows = a,
-                                            .cols = b,
-                                            .row_stride = w.stride,
-                                            .head_stride = (a + 2) * w.stride},
-                                      .x = slab_mat(s, &r, rows, heads * (in + 3), 1, t, 1),
-                                      .x_head_stride = in + 3,
-                                      .out_head_stride = n,
-                                      .transposed = turned,
-                                      .accumulate = k >= 2};
-                o->out = slab_mat(s, &r, rows, heads * n, 5, t, k >= 2 ? 1 : 0);
-                c.out[0] = o->out;
-                c.tol[0] = tol(t, in);
-                slab_check(s, &c, label(what, "head_matmul", t, rows, heads));
+                slab_case c = slab_head_matmul(s, &r, t, &h);
+                c.tol[0] = tol(t, h.turned ? h.w_cols : h.w_rows);
+                slab_check(s, &c, label(what, "head_matmul", t, h.rows, h.heads));
             }
         }
     slab_destroy(s);

@@ -26,37 +26,53 @@ static const int row_counts[] = {1, 2, 3, 4, 5, 9, 17};
 static const int products[][2] = {{8, 8},     {37, 72},   {100, 520},   {24, 64},   {576, 2048},
                                   {64, 7168}, {17, 4104}, {1000, 1408}, {2200, 264}};
 
+static void check_product(slab *s, int rows, int n, int k, int kind, uint64_t seed)
+{
+    char what[96];
+    rng r = rng_make(seed, (uint64_t)(4 * rows + kind));
+    tpl_dtype out = kind == 3 ? DT_F32 : DT_BF16;
+    slab_reset(s);
+    slab_case c = {.call = {.kind = OP_MATMUL}, .compute = DT_BF16};
+    op_matmul *o = &c.call.matmul;
+    *o = (op_matmul){.x = slab_mat(s, &r, rows, k, 8, DT_BF16, 1),
+                     .w = slab_mat(s, &r, n, k, 16, DT_BF16, 1),
+                     .accumulate = kind == 1};
+    o->out = slab_mat(s, &r, rows, n, 3, out, kind == 1 ? 1 : 0);
+    if (kind == 2)
+        o->bias = slab_mat(s, &r, 1, n, 0, DT_BF16, 1);
+    c.out[0] = o->out;
+    c.tol[0] = tol(out, k);
+    if (kind == 2) /* of many rows the product is stored before the bias is added */
+        c.tol[0].abs += 0x1p-8 * sqrt((double)k);
+    snprintf(what, sizeof what, "skinny %d rows [%d, %d] kind %d", rows, n, k, kind);
+    slab_check(s, &c, what);
+}
+
 Test(skinny, products)
 {
     slab *s = open_slab();
-    char what[96];
     for (size_t i = 0; i < sizeof products / sizeof *products; i++)
-        for (int j = 0; j < 7 * 4; j++) {
-            int rows = row_counts[j / 4], n = products[i][0], k = products[i][1], kind = j % 4;
-            rng r = rng_make(i, (uint64_t)j);
-            tpl_dtype out = kind == 3 ? DT_F32 : DT_BF16;
-            slab_reset(s);
-            slab_case c = {.call = {.kind = OP_MATMUL}, .compute = DT_BF16};
-            op_matmul *o = &c.call.matmul;
-            *o = (op_matmul){.x = slab_mat(s, &r, rows, k, 8, DT_BF16, 1),
-                             .w = slab_mat(s, &r, n, k, 16, DT_BF16, 1),
-                             .accumulate = kind == 1};
-            o->out = slab_mat(s, &r, rows, n, 3, out, kind == 1 ? 1 : 0);
-            if (kind == 2)
-                o->bias = slab_mat(s, &r, 1, n, 0, DT_BF16, 1);
-            c.out[0] = o->out;
-            c.tol[0] = tol(out, k);
-            if (kind == 2) /* of many rows the product is stored before the bias is added */
-                c.tol[0].abs += 0x1p-8 * sqrt((double)k);
-            snprintf(what, sizeof what, "skinny %d rows [%d, %d] kind %d", rows, n, k, kind);
-            slab_check(s, &c, what);
-        }
+        for (int j = 0; j < 7 * 4; j++)
+            check_product(s, row_counts[j / 4], products[i][0], products[i][1], j % 4, i);
+    slab_destroy(s);
+}
+
+/* Rows of which warpgroups take tiles, to the last and past it. */
+Test(skinny, panels)
+{
+    slab *s = open_slab();
+    static const int rows[] = {16, 29, 46, 59, 64, 96, 114, 128, 129};
+    static const int shapes[][2] = {{8, 8}, {37, 72}, {130, 520}, {576, 2048}, {264, 7168}, {2200, 264}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t j = 0; j < sizeof rows / sizeof *rows; j++)
+            check_product(s, rows[j], shapes[i][0], shapes[i][1], (int)(i + j) % 4, i);
     slab_destroy(s);
 }
 
 /* rows, heads, rows and columns of a head's weights */
-static const int heads_of[][4] = {{1, 16, 128, 512}, {1, 3, 40, 72},  {2, 5, 128, 256}, {3, 4, 128, 512},
-                                  {8, 2, 200, 64},   {9, 2, 64, 128}, {16, 3, 128, 512}};
+static const int heads_of[][4] = {{1, 16, 128, 512}, {1, 3, 40, 72},   {2, 5, 128, 256},  {3, 4, 128, 512},
+                                  {8, 2, 200, 64},   {9, 2, 64, 128},  {16, 3, 128, 512}, {29, 5, 128, 512},
+                                  {59, 3, 128, 256}, {97, 2, 72, 136}, {130, 2, 64, 64}};
 
 Test(skinny, heads)
 {
@@ -65,29 +81,21 @@ Test(skinny, heads)
     for (size_t i = 0; i < sizeof heads_of / sizeof *heads_of; i++)
         for (int k = 0; k < 4; k++) {
             rng r = rng_make(i, 40 + (uint64_t)k);
-            int rows = heads_of[i][0], heads = heads_of[i][1], a = heads_of[i][2], b = heads_of[i][3];
-            bool turned = k % 2;
-            int in = turned ? b : a, n = turned ? a : b;
+            slab_heads h = {.rows = heads_of[i][0],
+                            .heads = heads_of[i][1],
+                            .w_rows = heads_of[i][2],
+                            .w_cols = heads_of[i][3],
+                            .turned = k % 2,
+                            .accumulate = k >= 2,
+                            .w_gap = 8,
+                            .x_gap = 64,
+                            .row_gap = 8,
+                            .out_gap = 1};
             slab_reset(s);
-            mat w = slab_mat(s, &r, (int64_t)heads * (a + 2), b, 8, DT_BF16, 1);
-            slab_case c = {.call = {.kind = OP_HEAD_MATMUL}, .compute = DT_BF16};
-            op_head_matmul *o = &c.call.head_matmul;
-            *o = (op_head_matmul){.w = {.data = w.data,
-                                        .dtype = DT_BF16,
-                                        .heads = heads,
-                                        .rows = a,
-                                        .cols = b,
-                                        .row_stride = w.stride,
-                                        .head_stride = (a + 2) * w.stride},
-                                  .x = slab_mat(s, &r, rows, heads * (in + 64), 8, DT_BF16, 1),
-                                  .x_head_stride = in + 64,
-                                  .out_head_stride = n + 1,
-                                  .transposed = turned,
-                                  .accumulate = k >= 2};
-            o->out = slab_mat(s, &r, rows, heads * (n + 1), 5, DT_BF16, 1);
-            c.out[0] = o->out;
-            c.tol[0] = tol(DT_BF16, in);
-            snprintf(what, sizeof what, "skinny heads %d of %d x [%d, %d] kind %d", rows, heads, a, b, k);
+            slab_case c = slab_head_matmul(s, &r, DT_BF16, &h);
+            c.tol[0] = tol(DT_BF16, h.turned ? h.w_cols : h.w_rows);
+            snprintf(what, sizeof what, "skinny heads %d of %d x [%d, %d] kind %d", h.rows, h.heads, h.w_rows, h.w_cols,
+                     k);
             slab_check(s, &c, what);
         }
     slab_destroy(s);

@@ -1,0 +1,285 @@
+/* panel.cuh - products of some rows on warpgroups (wgmma, compute capability 9.0): out [rows, n] = x [rows, k] w^T,
+ * bf16 with f32 sums, for up to 128 rows. For:    panel.cu. Enter:  kernels/cuda only. Owns:   nothing. Fails:  never;
+ * the launcher checks.
+ *
+ * Such a product is a stream of weights, as with fewer rows (skinny.cuh), but with work for the matrix units. A block
+ * has 128 weight rows, 64 a warpgroup, and its share of the columns: the blocks of a cluster share them. One more warp
+ * brings both operands in by boxes of 64 columns: weights before the launch before this one has ended, as nothing
+ * writes them. Weights are the first operand, rows of x the second, N with those past the end as zeros; sums over the
+ * cluster are taken in order. Weights [k, n] come as boxes of 64 x 64 and are read along their rows (MN-major). */
+#ifndef TPL_KERNELS_CUDA_PANEL_CUH
+#define TPL_KERNELS_CUDA_PANEL_CUH
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include "kernels/cuda/panel_mma.cuh"
+#include "kernels/cuda/rows_work.cuh"
+
+enum {
+    PN_THREADS = 288,
+    PN_SUMS = 256, /* threads that multiply */
+    PN_PARTS = 4,
+    PN_MOST_ROWS = 128,
+    PN_TILE = 128,  /* weight rows of a block */
+    PN_COLS = 64,   /* of a stage */
+    PN_PITCH = 132, /* of sums: so that a warp's stores touch all banks */
+    PN_WEIGHTS = PN_TILE * PN_COLS * 2,
+    PN_ROOM = 114688, /* of the ring: two blocks an SM */
+    PN_MOST_BYTES = PN_ROOM + 1024
+};
+
+template <int N_, bool TURNED_> struct panel_shape {
+    enum { N = N_, STAGE = PN_WEIGHTS + N_ * PN_COLS * 2, FIT = PN_ROOM / STAGE, STAGES = FIT < 6 ? FIT : 6 };
+    static const bool TURNED = TURNED_; /* weights [k, n] */
+};
+
+/* One of the products that share x. */
+typedef struct {
+    void *out;
+    const void *bias; /* [n] or NULL */
+    int64_t ldo;
+    int n, tile0, bias_type;
+    bool out_f32, accumulate;
+} panel_part;
+
+typedef struct {
+    panel_part part[PN_PARTS];
+    int64_t out_step; /* from grid row to grid row: heads */
+    int n_parts, rows, chunks, block_chunks, stages, barriers_at;
+} panel_args;
+
+typedef struct {
+    CUtensorMap w[PN_PARTS], x;
+} panel_maps;
+
+/* A box of 64 columns from x on, rows from y on, of matrix z. */
+static __device__ __forceinline__ void panel_box(const CUtensorMap *map, int x, int y, int z, char *to, uint64_t *full)
+{
+#if WIDE_CODE
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+        "[%2];" ::"r"(smem_at(to)),
+        "l"(map), "r"(smem_at(full)), "r"(x), "r"(y), "r"(z)
+        : "memory");
+#endif
+}
+
+/* What a block has: a tile of one part's weight rows, and chunks of columns. */
+typedef struct {
+    int part, row0, first, n; /* row0: first weight row; first, n: chunks */
+    char *space;
+    uint64_t *full, *empty; /* [stages] */
+} panel_block;
+
+static __device__ __forceinline__ panel_block panel_block_of(const panel_args &a, char *space, int blocks)
+{
+    panel_block b;
+    int tile = blockIdx.x / blocks;
+    b.part = 0;
+#pragma unroll
+    for (int i = 1; i < PN_PARTS; i++)
+        b.part += i < a.n_parts && tile >= a.part[i].tile0;
+    b.row0 = (tile - a.part[b.part].tile0) * PN_TILE;
+    b.first = (int)cu_cluster_rank() * a.block_chunks;
+    b.n = min(a.block_chunks, a.chunks - b.first);
+    b.space = space;
+    b.full = (uint64_t *)(space + a.barriers_at);
+    b.empty = b.full + a.stages;
+    return b;
+}
+
+/* Announces the stage of chunk i, and brings its weights. */
+template <typename S>
+static __device__ __forceinline__ void panel_bring_weights(const panel_maps &maps, const panel_block &b, int i, int s)
+{
+    const CUtensorMap *map = &maps.w[b.part];
+    char *to = b.space + s * S::STAGE;
+    int k = (b.first + i) * PN_COLS;
+    barrier_expect(b.full + s, S::STAGE);
+    if (S::TURNED) {
+        panel_box(map, b.row0, k, blockIdx.y, to, b.full + s);
+        panel_box(map, b.row0 + 64, k, blockIdx.y, to + PN_WEIGHTS / 2, b.full + s);
+    } else {
+        panel_box(map, k, b.row0, blockIdx.y, to, b.full + s);
+    }
+}
+
+template <typename S>
+static __device__ __forceinline__ void panel_bring_x(const panel_maps &maps, const panel_block &b, int i, int s)
+{
+    panel_box(&maps.x, (b.first + i) * PN_COLS, 0, blockIdx.y, b.space + s * S::STAGE + PN_WEIGHTS, b.full + s);
+}
+
+/* By one thread. */
+template <typename S>
+static __device__ __forceinline__ void panel_bring(const panel_args &a, const panel_maps &maps, const panel_block &b)
+{
+    int ahead = min(a.stages, b.n), s = 0, turn = 1;
+    for (int i = 0; i < ahead; i++)
+        panel_bring_weights<S>(maps, b, i, i);
+    cu_wait_before();
+    for (int i = 0; i < ahead; i++)
+        panel_bring_x<S>(maps, b, i, i);
+    for (int i = ahead; i < b.n; i++) {
+        barrier_wait(b.empty + s, ~turn & 1);
+        panel_bring_weights<S>(maps, b, i, s);
+        panel_bring_x<S>(maps, b, i, s);
+        s = s + 1 == a.stages ? 0 : s + 1;
+        turn += s == 0;
+    }
+}
+
+/* By both warpgroups: the block's sums, to the ring's place: [x row][PN_PITCH]. */
+template <typename S> static __device__ __forceinline__ void panel_multiply(const panel_args &a, const panel_block &b)
+{
+    int lane = threadIdx.x % 32, wg = threadIdx.x / 128, s = 0, before = 0, turn = 0;
+    float d[S::N / 8][4];
+    for (int i = 0; i < b.n; i++) {
+        char *at = b.space + s * S::STAGE;
+        uint64_t w = wide_operand(at + wg * (PN_WEIGHTS / 2), 0), x = wide_operand(at + PN_WEIGHTS, 0);
+        barrier_wait(b.full + s, turn & 1);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            panel_mma<S::N / 8, S::TURNED>(d, wide_ahead(w, k * (S::TURNED ? 2048 : 32)), wide_ahead(x, k * 32),
+                                           i + k > 0);
+        wide_commit();
+        wide_wait<1>();
+        if (i > 0 && lane == 0)
+            barrier_arrive(b.empty + before);
+        before = s;
+        s = s + 1 == a.stages ? 0 : s + 1;
+        turn += s == 0;
+    }
+    wide_wait<0>();
+    wide_pin(d);
+    meet(1, PN_SUMS);
+    float *sums = (float *)b.space + threadIdx.x / 32 * 16 + lane / 4 + lane % 4 * 2 * PN_PITCH;
+#pragma unroll
+    for (int j = 0; j < S::N / 8; j++) {
+        sums[(8 * j) * PN_PITCH] = d[j][0];
+        sums[(8 * j + 1) * PN_PITCH] = d[j][1];
+        sums[(8 * j) * PN_PITCH + 8] = d[j][2];
+        sums[(8 * j + 1) * PN_PITCH + 8] = d[j][3];
+    }
+}
+
+static __device__ __forceinline__ void panel_put(const panel_part &p, int64_t step, int m, int row, float v)
+{
+    if (p.bias)
+        v += cu_load(p.bias, p.bias_type, row);
+    if (p.out_f32) {
+        float *to = (float *)p.out + step + m * p.ldo + row;
+        *to = p.accumulate ? *to + v : v;
+    } else {
+        cu_bf16 *to = (cu_bf16 *)p.out + step + m * p.ldo + row;
+        cu_put(to, p.accumulate ? cu_get(*to) + v : v);
+    }
+}
+
+/* The blocks of a cluster finish their tile together: a warp takes 32 results of a row at a time. */
+static __device__ __forceinline__ void panel_store(const panel_args &a, const panel_block &b, int blocks)
+{
+    const panel_part &p = a.part[b.part];
+    const float *sums = (const float *)b.space;
+    int lane = threadIdx.x % 32, warps = PN_THREADS / 32;
+    for (int u = (int)cu_cluster_rank() * warps + threadIdx.x / 32; u < a.rows * 4; u += warps * blocks) {
+        int m = u / 4, c = u % 4 * 32 + lane;
+        float v = 0;
+        if (blocks == 1)
+            v = sums[m * PN_PITCH + c];
+        else
+            for (int i = 0; i < blocks; i++)
+                v += cu_cluster_get(sums + m * PN_PITCH + c, i);
+        if (b.row0 + c < p.n)
+            panel_put(p, blockIdx.y * a.out_step, m, b.row0 + c, v);
+    }
+}
+
+/* Of a grid (tiles x blocks of a cluster, heads). */
+template <typename S>
+static __device__ __forceinline__ void panel_work(const panel_args &a, const panel_maps &maps, int blocks, char *space)
+{
+    panel_block b = panel_block_of(a, space, blocks);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < a.stages; i++) {
+            barrier_init(b.full + i, 1);
+            barrier_init(b.empty + i, PN_SUMS / 32);
+        }
+        barriers_stand();
+    }
+    __syncthreads();
+    cu_let_next();
+    if (threadIdx.x >= PN_SUMS) {
+        if (threadIdx.x == PN_SUMS)
+            panel_bring<S>(a, maps, b);
+        __syncwarp();
+        cu_wait_before();
+    } else {
+        cu_wait_before();
+        panel_multiply<S>(a, b);
+    }
+    __syncthreads();
+    if (blocks > 1)
+        cu_cluster_sync();
+    panel_store(a, b, blocks);
+    if (blocks > 1)
+        cu_cluster_sync();
+}
+
+/* ---- launching ---- */
+
+/* Boxes of 64 columns and `box_rows` rows of n matrices [rows, cols], `step` apart. */
+static inline bool panel_map(const void *data, int64_t cols, int64_t rows, int64_t n, int64_t stride, int64_t step,
+                             int box_rows, CUtensorMap *map)
+{
+    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    cudaDriverEntryPointQueryResult found;
+    cuuint64_t size[3] = {(cuuint64_t)cols, (cuuint64_t)rows, (cuuint64_t)n};
+    cuuint64_t strides[2] = {(cuuint64_t)stride * sizeof(cu_bf16),
+                             (cuuint64_t)(n > 1 ? step : stride) * sizeof(cu_bf16)};
+    cuuint32_t box[3] = {PN_COLS, (cuuint32_t)box_rows, 1}, each[3] = {1, 1, 1};
+    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
+                                                     cudaEnableDefault, &found) != cudaSuccess ||
+                    found != cudaDriverEntryPointSuccess))
+        return false;
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)data, size, strides, box, each,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* x as the launch for so many rows brings it in. */
+static inline bool panel_map_x(const void *x, int64_t k, int64_t rows, int64_t n, int64_t stride, int64_t step,
+                               CUtensorMap *map)
+{
+    int box = rows <= 64 ? (int)(rows + 15) / 16 * 16 : rows <= 96 ? 96 : 128;
+    return panel_map(x, k, rows, n, stride, step, box, map);
+}
+
+/* One product, a head or more: its arguments and maps; false where there are no such maps. */
+static inline bool panel_prepare(const cuda_product *p, const void *x, const void *w, void *out, panel_args *a,
+                                 panel_maps *maps)
+{
+    int64_t rows = p->w_transposed ? p->k : p->n, cols = p->w_transposed ? p->n : p->k;
+    a->part[0] = {out, p->bias, p->ldo, (int)p->n, 0, (int)p->bias_type, p->out == DT_F32, p->accumulate};
+    a->n_parts = 1;
+    a->out_step = p->out_step;
+    a->rows = (int)p->rows;
+    a->chunks = (int)((p->k + PN_COLS - 1) / PN_COLS);
+    return panel_map(w, cols, rows, p->batch, p->ldw, p->w_step, p->w_transposed ? PN_COLS : PN_TILE, &maps->w[0]) &&
+           panel_map_x(x, p->k, p->rows, p->batch, p->ldx, p->x_step, &maps->x);
+}
+
+/* Shares the columns over a cluster of `blocks` and lays shared memory out; returns its bytes. */
+template <typename S> static size_t panel_lay(panel_args *a, int *blocks)
+{
+    a->block_chunks = (a->chunks + *blocks - 1) / *blocks;
+    *blocks = (a->chunks + a->block_chunks - 1) / a->block_chunks;
+    a->stages = a->block_chunks < S::STAGES ? a->block_chunks : (int)S::STAGES;
+    int ring = a->stages * S::STAGE, sums = S::N * PN_PITCH * (int)sizeof(float);
+    a->barriers_at = ring > sums ? ring : sums;
+    return (size_t)(a->barriers_at + 16 * a->stages);
+}
+
+#endif
