@@ -27,14 +27,6 @@ static __device__ __forceinline__ void cu_let_next(void)
 #endif
 }
 
-/* Asks for memory to be brought to the second-level cache; address and size in 16 bytes. */
-static __device__ __forceinline__ void cu_bring_near(const void *from, unsigned bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
-
 /* Both, for kernels that have nothing to bring in early. */
 static __device__ __forceinline__ void cu_begin(void)
 {

@@ -77,17 +77,6 @@ static __device__ __forceinline__ void fill_down(const down_args &a, const down_
     }
 }
 
-/* Brings what the ring has no room for to the second-level cache: a thread a row of the first tile and a segment. */
-static __device__ __forceinline__ void bring_down_near(const down_args &a, const down_space &s, int each)
-{
-    int k0 = DOWN_DEPTH * SK_WARPS / each, n = (a.n_shared + a.top_k - k0) * 8;
-    for (int i = threadIdx.x; i < n; i += SK_THREADS) {
-        int k = k0 + i / 8, row = blockIdx.x * 8 + i % 8;
-        if (row < a.dim && s.w[k])
-            cu_bring_near(s.w[k] + row * (k < a.n_shared ? a.ldw_shared : a.ldw), (unsigned)a.ffn * 2);
-    }
-}
-
 static __device__ __forceinline__ void bring_inner(const down_args &a, const down_space &s, uint4 *x)
 {
     int n = (a.n_shared + a.top_k) * a.pitch;
@@ -153,7 +142,6 @@ static __global__ void __launch_bounds__(SK_THREADS) down_kernel(const __grid_co
     __syncthreads();
     for (int i = 0; i < DOWN_DEPTH; i++)
         fill_down(a, s, ring, to, each, steps, tiles);
-    bring_down_near(a, s, each);
     cu_wait_before();
     bring_inner(a, s, x);
     __syncthreads();

@@ -7,8 +7,7 @@
  * Such a product is a stream of weights. A block owns tiles of 8 R weight rows, one after another; its warps share the
  * columns in chunks of 64, and the blocks of a cluster in equal runs of chunks. A thread copies 16-byte pieces of
  * weights into a ring of its own in shared memory, DEPTH steps ahead, over the ends of tiles too, and begins before the
- * launch before this one has ended, as nothing writes weights; what the ring has no room for comes as far as the
- * second-level cache meanwhile, so that memory does not rest. x waits for that end and lies in shared memory whole.
+ * launch before this one has ended, as nothing writes weights. x waits for that end and lies in shared memory whole.
  *
  * mma.sync m16n8k16 with x as A (row i at place i; rows past the last repeat it, their results are dropped) and weights
  * as B. Products do not mind the order of k: lane (g, t) takes the 8 columns at 8 t of each 32 from row g, so that a
@@ -36,7 +35,6 @@ typedef struct {
     const cu_bf16 *x;
     int64_t ldx;
     int rows, k, n_parts, tiles, block_chunks; /* tiles: of all parts; block_chunks: of one block of the cluster */
-    int near;                                  /* steps behind the ring that are brought to the second-level cache */
     int64_t x_step, out_step;                  /* from grid row to grid row: heads, or routes */
     skinny_part part[SK_PARTS];
     const cu_bf16 *gamma; /* norm in front: [k] or NULL for ones */
@@ -327,24 +325,6 @@ static __device__ __forceinline__ void sk_fill(const skinny_args &a, const skinn
     }
 }
 
-/* Brings the steps behind the ring near: a thread a row of weights and a step of all warps. */
-template <typename S>
-static __device__ __forceinline__ void sk_bring_near(const skinny_args &a, const skinny_block &b, int tile0, int stride,
-                                                     int steps)
-{
-    for (int i = threadIdx.x; i < a.near * S::NT; i += SK_THREADS) {
-        int step = S::DEPTH + i / S::NT, tile = tile0 + step / steps * stride, r = i % S::NT, row;
-        int c = (b.first + step % steps * SK_WARPS) * SK_CHUNK;
-        int n = min(min(b.end * SK_CHUNK, a.k) - c, SK_WARPS * SK_CHUNK);
-        if (tile >= a.tiles || n <= 0)
-            continue;
-        const skinny_part &p = sk_part_of<S>(a, b, tile, r / 8, &row);
-        row += r % 8;
-        if (row < p.n)
-            cu_bring_near(p.w + b.matrix * p.w_step + row * p.ldw + c, (unsigned)n * 2);
-    }
-}
-
 template <typename S>
 static __device__ __forceinline__ void sk_multiply(const skinny_args &a, const skinny_block &b, int slot, int chunk,
                                                    float acc[S::R][4])
@@ -388,24 +368,6 @@ static __device__ __forceinline__ bool sk_route(const skinny_args &a, skinny_blo
     return b.matrix >= 0 && b.matrix < a.n_local;
 }
 
-/* The expert of the route that a block of a shared expert brings near: the one of its own number; -1: none here. */
-static __device__ __forceinline__ int sk_next_expert(const skinny_args &a, const skinny_block &b)
-{
-    int row = blockIdx.y / (a.top_k + a.n_shared);
-    int e = b.matrix < a.top_k ? a.ids[row * a.ids_stride + b.matrix] - a.expert0 : -1;
-    return e < a.n_local ? e : -1;
-}
-
-/* Routes' blocks come in where those of shared experts leave: these bring the first ones' weights near. */
-template <typename S>
-static __device__ __forceinline__ void sk_bring_expert(const skinny_args &a, const skinny_block &b, int tile, int e)
-{
-    int r = threadIdx.x, row = tile * (S::NT / 2) + r / 16 * 8 + r % 8;
-    const skinny_part &p = a.part[r / 8 % 2];
-    if (a.near > 0 && e >= 0 && r < S::NT && row < p.n)
-        cu_bring_near(p.w + e * p.w_step + row * p.ldw, (unsigned)a.k * 2);
-}
-
 /* grid (blocks that share the tiles x cluster, heads or routes) */
 template <typename S>
 static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
@@ -425,7 +387,6 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
 #pragma unroll 1
     for (int i = 0; i < S::DEPTH; i++)
         sk_fill<S>(a, b, s, stride);
-    sk_bring_near<S>(a, b, blockIdx.x / blocks, stride, steps);
     if (!S::EXPERTS)
         cu_let_next();
     if (S::NORM) {
@@ -442,10 +403,7 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
             cu_wait_before();
         if (S::EXPERTS)
             cu_let_next();
-        int next = S::EXPERTS && waits ? sk_next_expert(a, b) : -1;
         sk_bring_x(a, b, b.from);
-        if (S::EXPERTS && waits)
-            sk_bring_expert<S>(a, b, blockIdx.x / blocks, next);
     }
     __syncthreads();
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
@@ -464,8 +422,6 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
 }
 
 /* ---- launching ---- */
-
-enum { SK_NEAR_BYTES = 64 << 10 }; /* of a block: with its ring, what memory sends while launches change */
 
 /* Blocks of a cluster: what keeps a block's part of x at 32 KB, and, where tiles are few, the card busy. */
 static inline int sk_cluster(int rows, int64_t k, int64_t tiles, int64_t heads)
@@ -502,7 +458,6 @@ template <typename S> static bool skinny_launch(cudaStream_t stream, skinny_args
     int cluster = S::EXPERTS ? 1 : sk_cluster(a.rows, a.k, a.tiles, heads);
     a.block_chunks = (chunks + cluster - 1) / cluster;
     cluster = (chunks + a.block_chunks - 1) / a.block_chunks;
-    a.near = cu_is_hopper() ? SK_NEAR_BYTES / (S::NT * SK_WARPS * SK_CHUNK * 2) : 0;
     int64_t most = (int64_t)per_sm * sms / heads / cluster, shares = a.tiles < most ? a.tiles : most;
     shares = shares < 1 ? 1 : shares;
     int64_t wave = (shares * cluster * heads + sms - 1) / sms; /* blocks an SM */
