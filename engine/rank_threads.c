@@ -146,13 +146,14 @@ static void end(rank_threads *t)
 
 tpl_code rank_threads_open(int n, bool shared, rank_threads **out, tpl_err *e)
 {
+    rank_threads *t = shared ? NULL : make(false);
     if (shared) {
         pthread_mutex_lock(&common.lock);
         common.t = common.t ? common.t : make(true);
         common.users++;
+        t = common.t;
         pthread_mutex_unlock(&common.lock);
     }
-    rank_threads *t = shared ? common.t : make(false);
     pthread_mutex_lock(&t->turn);
     tpl_code rc = grow(t, n, e);
     pthread_mutex_unlock(&t->turn);
