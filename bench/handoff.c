@@ -28,6 +28,7 @@ typedef struct {
     side from, to;
     handoff *h;
     double stored_per_tok, moved_per_tok, crossed_per_tok;
+    bool after_trace; /* a card's tracer had run in this process before the cell was timed */
 } cell;
 
 /* ---- types, as the engine takes them where none are named ---- */
@@ -99,6 +100,8 @@ static tpl_code append(const cell *c, const measure_result *m, run_dir *rd, tpl_
         row_set_int(&r, HAND_n_samples, m->n_cold);
         row_set_text(&r, HAND_stop_reason, m->stop_reason);
     }
+    if (c->after_trace)
+        row_set_text(&r, HAND_note, "timed in a process that had traced before");
     row_set_status(&r, m->status, m->status == RS_OK ? NULL : m->reason);
     tpl_code rc = rd_append(rd, &r, e);
     row_fini(&r);
@@ -262,6 +265,7 @@ static tpl_code run_cell(cell *c, run_dir *rd, bool *wrong, tpl_err *e)
     measure_options o = c->q->measure;
     measure_result m = {0};
     o.hot_samples = -1;
+    c->after_trace = gpu_trace_has_run();
     tpl_code rc = measure_run(&t, 1, &o, &m, e);
     if (rc == TPL_OK)
         rc = append(c, &m, rd, e);

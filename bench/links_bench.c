@@ -26,6 +26,7 @@ typedef struct {
     char device[96];
     int tp, n_wrong_rows;
     tpl_dtype dtype;
+    bool after_trace; /* a card's tracer had run in this process before the size was timed */
 } bench;
 
 /* One way of one operation at one size. */
@@ -104,9 +105,9 @@ static void fill_ratio(rs_row *row, const char *base_id, const measure_result *b
 static void set_note(const bench *b, rs_row *row, const side *s, double sent, int units)
 {
     char note[256];
-    snprintf(note, sizeof note, "%s; a rank sends %.0f bytes, gb_s counts them; %d calls a sample%s%s",
+    snprintf(note, sizeof note, "%s; a rank sends %.0f bytes, gb_s counts them; %d calls a sample%s%s%s",
              b->cards ? card_links_joined_by(b->cards) : "thread ranks", sent, units, b->cards ? " inside a graph" : "",
-             s->taken ? "; teams go this way" : "");
+             s->taken ? "; teams go this way" : "", b->after_trace ? "; timed in a process that had traced before" : "");
     row_set_text(row, KER_note, note);
 }
 
@@ -216,6 +217,7 @@ static tpl_code measure_size(bench *b, comm_op op, int64_t bytes, tpl_err *e)
     for (int i = 0; i < n && done; i++)
         done = is_there(b, op, bytes, &s[i]);
     tpl_code rc = TPL_OK;
+    b->after_trace = gpu_trace_has_run();
     if (!done && n > 0) {
         rc = pair_measure(t, n, PAIR_SAMPLE, &o, r, e);
         if (rc == TPL_OK)
