@@ -40,21 +40,6 @@ static batch_view largest_batch(const session_options *o)
                         .max_slots = o->max_tok};
 }
 
-/* Scratch of the rows of the table that a step takes with so many rows of the batch in all, and of a sequence: with few
- * it may take another one than with many. */
-static size_t scratch_at(const char *backend, const plan_step *step, const bind_env *env, const batch_view *largest,
-                         int32_t rows, int32_t seq_rows)
-{
-    batch_view batch = *largest;
-    bind_env own = *env;
-    batch.n_rows = rows;
-    batch.max_seq_rows = seq_rows;
-    own.batch = &batch;
-    own.rows = rows;
-    op_call call = step_bind(step, &own);
-    return kernel_find(backend, &call) ? kernel_scratch_bytes(backend, &call) : 0;
-}
-
 tpl_code footprint_scratch(const char *backend, const bind_env *rank_env, const session_options *o, size_t *out,
                            tpl_err *e)
 {
@@ -73,12 +58,8 @@ tpl_code footprint_scratch(const char *backend, const bind_env *rank_env, const 
             if (!kernel_find(backend, &call))
                 return tpl_fail(e, TPL_E_UNSUPPORTED, step->name, "no kernel of backend '%s' does %s at this shape",
                                 backend, op_name(call.kind));
-            for (int32_t rows = o->max_rows; rows > 0; rows /= 2) {
-                size_t many = scratch_at(backend, step, &env, &largest, o->max_rows, rows),
-                       few = scratch_at(backend, step, &env, &largest, rows, rows);
-                most = many > most ? many : most;
-                most = few > most ? few : most;
-            }
+            size_t bytes = kernel_scratch_bytes(backend, &call);
+            most = bytes > most ? bytes : most;
         }
     }
     *out = most;
