@@ -251,7 +251,7 @@ void gpu_peer_set_launch(gpu_peer *p, int pieces, int threads)
 bool gpu_peer_takes(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_t width)
 {
     int64_t row = width * (int64_t)dtype_bytes(t);
-    if ((t != DT_F32 && t != DT_BF16) || op == COMM_BROADCAST || rows < 1)
+    if ((t != DT_F32 && t != DT_BF16) || rows < 1)
         return false;
     if (op == COMM_ALL_REDUCE) /* in as many exchanges as it takes, whatever its rows */
         return row * rows % 16 == 0;
@@ -276,7 +276,8 @@ static tpl_code exchange(gpu_peer *p, peer_call *c, const gpu_comm_part *parts, 
     shape_launch(p, c);
     for (int i = 0; i < p->n_local; i++) {
         c->data = (char *)parts[i].data + at * 16;
-        c->out = c->op == COMM_ALL_REDUCE ? (char *)parts[i].data + at * 16 : parts[i].out;
+        bool in_place = c->op == COMM_ALL_REDUCE || c->op == COMM_BROADCAST;
+        c->out = in_place ? (char *)parts[i].data + at * 16 : parts[i].out;
         if (((uintptr_t)c->data | (uintptr_t)c->out) % 16)
             return tpl_fail(e, TPL_E_UNSUPPORTED, comm_op_name(c->op), "rows do not begin at a multiple of 16 bytes");
         TPL_TRY(gpu_use(p->ranks[i].card, e));

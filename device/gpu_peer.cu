@@ -186,6 +186,9 @@ static __global__ void __launch_bounds__(512)
 #pragma unroll
             for (int r = 0; r < K; r++)
                 out[wide_at(i, row_n, r, K)] = all[r];
+        } else if (OP == COMM_BROADCAST) {
+            if (v.me != 0)
+                out[i] = all[0];
         } else {
             out[i] = sum_of<T, K>(all);
         }
@@ -236,6 +239,8 @@ static bool launch_op(const peer_view *v, const peer_call *c, cudaStream_t s)
     bool f32 = c->type == DT_F32;
     if (c->op == COMM_ALL_GATHER) /* moves words, whatever they are */
         return launch_size<COMM_ALL_GATHER, float>(v, c, s);
+    if (c->op == COMM_BROADCAST) /* as a gather, so that nobody runs ahead of the slots that others still read */
+        return launch_size<COMM_BROADCAST, float>(v, c, s);
     if (c->op == COMM_ALL_REDUCE)
         return f32 ? launch_size<COMM_ALL_REDUCE, float>(v, c, s)
                    : launch_size<COMM_ALL_REDUCE, __nv_bfloat16>(v, c, s);

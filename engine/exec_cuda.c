@@ -370,12 +370,38 @@ static tpl_code collect_alone(session *s, int rank, const plan_step *step, tpl_e
     return kernel_run("cuda", &s->ranks[rank].ctx, &call, e);
 }
 
+static bool has_gaps(const mat *m)
+{
+    return m->data && m->rows > 1 && m->stride != m->cols;
+}
+
+/* All ranks through each other's memory, if that can be: a launch a rank, which waits for the others' data itself. */
+static tpl_code collect_spread(session *s, const plan_step *step, int index, bool *done, tpl_err *e)
+{
+    gpu_peer *peer = team_of(s)->spread;
+    gpu_comm_part parts[CARD_MAX_RANKS];
+    mat data = {0};
+    *done = peer && step->group.size == s->n_ranks;
+    for (int i = 0; i < s->n_ranks && *done; i++) {
+        const plan_step *own = &team_plan(s->t, i)->list[s->phase].steps[index];
+        data = ref_bind(own->in[0], &s->ranks[i].env);
+        mat out = ref_bind(own->out, &s->ranks[i].env);
+        parts[i] = (gpu_comm_part){state_of(s)->queues[i], data.data, out.data};
+        *done = !has_gaps(&data) && !has_gaps(&out) && gpu_peer_takes(peer, step->comm, data.dtype, data.rows, data.cols);
+    }
+    return *done ? gpu_peer_run(peer, step->comm, data.dtype, data.rows, data.cols, parts, e) : TPL_OK;
+}
+
 /* The group whose first rank is `first`: its queues meet at one launch on the first one's. */
 static tpl_code collect(session *s, int first, int index, tpl_err *e)
 {
     cuda_session *x = state_of(s);
     const plan_step *step = &team_plan(s->t, first)->list[s->phase].steps[index];
     card_collective c = {.op = step->comm, .n = step->group.size};
+    bool done;
+    TPL_TRY(collect_spread(s, step, index, &done, e));
+    if (done)
+        return TPL_OK;
     for (int i = 0; i < c.n; i++) {
         const plan_step *own = &team_plan(s->t, first + i)->list[s->phase].steps[index];
         mat data = ref_bind(own->in[0], &s->ranks[first + i].env), out = ref_bind(own->out, &s->ranks[first + i].env);
@@ -654,6 +680,8 @@ static tpl_code forward(session *s, tpl_err *e)
         rc = gpu_queue_wait(x->queues[0], e);
     if (rc == TPL_OK && team_of(s)->comm)
         rc = gpu_comm_check(team_of(s)->comm, e);
+    if (rc == TPL_OK && team_of(s)->spread)
+        rc = gpu_peer_check(team_of(s)->spread, e);
     return rc == TPL_OK && x->clock ? cuda_clock_read(x->clock, s->phase, e) : rc;
 }
 

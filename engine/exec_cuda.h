@@ -24,6 +24,8 @@ typedef struct {
     dev_buf *weights; /* [n_local] */
     gpu_comm *comm;   /* between ranks that have a card each; NULL where ranks share one, are alone, or reach each
                        * other's memory: then a collective is one launch on its first rank's card (fuzzy plans) */
+    gpu_peer *spread; /* without comm: exchanges of all ranks through each other's memory, each in a launch of its own;
+                       * NULL where cards cannot */
     gpu *comm_cards[CARD_MAX_RANKS]; /* the communicator's own, where all ranks live in this process */
 } cuda_team;
 

@@ -249,12 +249,21 @@ static tpl_code split_groups(gpu_comm *c, const plan *p, tpl_err *e)
     return TPL_OK;
 }
 
-/* A draft's groups exchange little with one card and want no library's latency: one launch reads and writes all ranks'. */
+/* A draft's groups exchange little and want no library's latency: each rank's launch waits for the others' data, or, of
+ * groups of some ranks only, one launch reads and writes all ranks'. */
 static tpl_code reach_all(cuda_team *c, tpl_err *e)
 {
-    for (int i = 0; i < c->n_places; i++)
+    gpu *cards[CARD_MAX_RANKS];
+    for (int i = 0; i < c->n_places; i++) {
+        cards[i] = c->places[i].card;
         for (int k = 0; k < c->n_places; k++)
             TPL_TRY(gpu_reach(c->places[i].card, c->places[k].card, e));
+    }
+    if (gpu_peer_create(cards, 0, c->n_places, c->n_places, c->n_places, NULL, &c->spread, NULL) == TPL_OK &&
+        gpu_peer_prove(c->spread, NULL, c->n_places, NULL) == TPL_OK)
+        return TPL_OK;
+    gpu_peer_destroy(c->spread);
+    c->spread = NULL;
     return TPL_OK;
 }
 
@@ -386,6 +395,7 @@ void cuda_team_close(team *t)
     if (!c)
         return;
     leave_cards(c);
+    gpu_peer_destroy(c->spread);
     for (int i = 0; i < team_n_local(t) && c->places; i++)
         gpu_free(cuda_place_of(c, i)->card, &c->weights[i]);
     for (int i = 0; i < c->n_places; i++)

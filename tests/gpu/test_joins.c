@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "tests/gpu/slab.h"
 
@@ -47,6 +48,8 @@ static slab_case product_case(slab *s, rng *r, mat x, int n, tpl_dtype out)
     return c;
 }
 
+enum { MOST_NORM_ROWS = 2 }; /* that a launch of products takes a norm in front of */
+
 static const int shapes[][3] = {
     {1, 64, 40}, {1, 4096, 200}, {2, 520, 96}, {4, 7168, 72}, {3, 8192, 24}}; /* rows, k, n */
 
@@ -66,7 +69,13 @@ Test(joins, norm_and_products)
                     c[1 + k].call.matmul.bias = slab_mat(s, &r, 1, shapes[i][2] + 17, 0, DT_BF16, 1);
             }
             snprintf(what, sizeof what, "norm and %d products, %d rows of %d", parts, shapes[i][0], shapes[i][1]);
-            slab_check_join(s, c, 1 + parts, what);
+            if (shapes[i][0] <= MOST_NORM_ROWS) {
+                slab_check_join(s, c, 1 + parts, what);
+            } else if (parts > 1) {
+                for (int k = 0; k < parts; k++)
+                    c[1 + k].call.matmul.x = c[0].call.rmsnorm.x;
+                slab_check_join(s, c + 1, parts, what + strlen("norm and "));
+            }
         }
     slab_destroy(s);
 }
@@ -104,7 +113,7 @@ Test(joins, swiglu)
     char what[96];
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int k = 0; k < 4; k++) {
-            bool norm = k % 2, in_place = k < 2;
+            bool norm = k % 2 && shapes[i][0] <= MOST_NORM_ROWS, in_place = k < 2;
             rng r = rng_make(i, 20 + (uint64_t)k);
             slab_reset(s);
             slab_case c[4];

@@ -124,7 +124,7 @@ static float expected_at(const shape *c, int rank, int size, int64_t row, int64_
         return as_type(c->t, value_at(first + (int)(col / c->width), row * c->width + col % c->width, round));
     int64_t from = row * c->width + (c->op == COMM_REDUCE_SCATTER ? (rank - first) * (c->width / size) + col : col);
     float sum = as_type(c->t, value_at(first, from, round));
-    for (int r = 1; r < size; r++)
+    for (int r = 1; r < size && c->op != COMM_BROADCAST; r++)
         sum += as_type(c->t, value_at(first + r, from, round));
     return as_type(c->t, sum);
 }
@@ -148,7 +148,7 @@ static void look(side *s, const shape *c, int round, const char *how)
     int64_t width = out_width(c, s->size), n = c->rows * width;
     size_t bytes = (size_t)n * dtype_bytes(c->t);
     char *host = tpl_malloc(bytes + GUARD);
-    bool in_place = c->op == COMM_ALL_REDUCE;
+    bool in_place = c->op == COMM_ALL_REDUCE || c->op == COMM_BROADCAST;
     MUST(gpu_peer_check(s->peer, e));
     for (int r = 0; r < s->n; r++) {
         MUST(gpu_copy_now(s->parts[r].queue, host, in_place ? s->data[r].data : s->out[r].data,
@@ -220,6 +220,8 @@ static void run_shapes(int n, int size, int n_cards)
         {COMM_ALL_GATHER, DT_BF16, 1, 192},
         {COMM_ALL_GATHER, DT_BF16, 5, 1536},
         {COMM_ALL_GATHER, DT_F32, 3, 4},
+        {COMM_BROADCAST, DT_BF16, 1, 4096},
+        {COMM_BROADCAST, DT_F32, 6, 2048},
         {COMM_REDUCE_SCATTER, DT_BF16, 1, 16384},
         {COMM_REDUCE_SCATTER, DT_BF16, 7, 1024},
         {COMM_REDUCE_SCATTER, DT_F32, 4, 64},
@@ -298,7 +300,7 @@ Test(peer, refuses_what_it_cannot_take, .timeout = 60)
     cr_expect(!gpu_peer_takes(s.peer, COMM_ALL_REDUCE, DT_BF16, 1, 7), "14 bytes");
     cr_expect(!gpu_peer_takes(s.peer, COMM_ALL_GATHER, DT_BF16, 8, 7), "rows of 14 bytes");
     cr_expect(!gpu_peer_takes(s.peer, COMM_REDUCE_SCATTER, DT_BF16, 1, 24), "parts of 24 bytes");
-    cr_expect(!gpu_peer_takes(s.peer, COMM_BROADCAST, DT_BF16, 1, 64), "broadcast");
+    cr_expect(!gpu_peer_takes(s.peer, COMM_BROADCAST, DT_BF16, 4096, 7168), "58 MB");
     cr_expect(!gpu_peer_takes(s.peer, COMM_ALL_GATHER, DT_BF16, 4096, 7168), "58 MB");
     cr_expect(gpu_peer_takes(s.peer, COMM_ALL_REDUCE, DT_BF16, 4096, 7168), "58 MB in several exchanges");
     cr_expect(gpu_peer_takes(s.peer, COMM_ALL_REDUCE, DT_BF16, 8, 7), "112 bytes in 8 rows");
