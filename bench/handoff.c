@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "bench/target_trace.h"
 #include "device/gpu.h"
+#include "device/gpu_trace.h"
 #include "engine/generate.h"
 #include "engine/handoff.h"
 
@@ -26,6 +28,7 @@ typedef struct {
     side from, to;
     handoff *h;
     double stored_per_tok, moved_per_tok, crossed_per_tok;
+    bool after_trace; /* a card's tracer had run in this process before the cell was timed */
 } cell;
 
 /* ---- types, as the engine takes them where none are named ---- */
@@ -97,6 +100,8 @@ static tpl_code append(const cell *c, const measure_result *m, run_dir *rd, tpl_
         row_set_int(&r, HAND_n_samples, m->n_cold);
         row_set_text(&r, HAND_stop_reason, m->stop_reason);
     }
+    if (c->after_trace)
+        row_set_text(&r, HAND_note, "timed in a process that had traced before");
     row_set_status(&r, m->status, m->status == RS_OK ? NULL : m->reason);
     tpl_code rc = rd_append(rd, &r, e);
     row_fini(&r);
@@ -212,6 +217,36 @@ static tpl_code verify(void *self, int64_t *n_wrong, tpl_err *e)
     return TPL_OK;
 }
 
+/* ---- its trace ---- */
+
+static void config_trace(void *user, rs_row *r)
+{
+    const cell *c = user;
+    rs_row own;
+    config_row(c, &own);
+    static const int columns[][2] = {{TRACE_model, HAND_model},       {TRACE_weights, HAND_weights},
+                                     {TRACE_variant, HAND_variant},   {TRACE_tp, HAND_to_tp},
+                                     {TRACE_ranks, HAND_ranks},       {TRACE_backend, HAND_backend},
+                                     {TRACE_device, HAND_device},     {TRACE_kv_dtype, HAND_kv_dtype},
+                                     {TRACE_context_tok, HAND_context_tok}, {TRACE_command, HAND_command}};
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        row_set_named(r, rs_columns(RS_TRACES)[columns[i][0]].name, row_get(&own, columns[i][1]), "trace", NULL);
+    row_set_text(r, TRACE_bench, "handoff");
+    row_fini(&own);
+}
+
+static tpl_code trace(cell *c, const bench_target *t, run_dir *rd, tpl_err *e)
+{
+    rs_row own;
+    char text[VARIANT_TEXT], title[VARIANT_TEXT + 80];
+    config_row(c, &own);
+    rs_cell_id id = row_cell_id(&own);
+    row_fini(&own);
+    variant_format(c->v, text);
+    snprintf(title, sizeof title, "the hand-off of %s, %d:%d ranks, context %d", text, c->pair.from, c->pair.to, c->context);
+    return target_trace_write(&(target_trace){t, id.hex, title, "hand-off", config_trace, c}, rd, e);
+}
+
 /* ---- the sweep ---- */
 
 static tpl_code run_cell(cell *c, run_dir *rd, bool *wrong, tpl_err *e)
@@ -230,9 +265,12 @@ static tpl_code run_cell(cell *c, run_dir *rd, bool *wrong, tpl_err *e)
     measure_options o = c->q->measure;
     measure_result m = {0};
     o.hot_samples = -1;
+    c->after_trace = gpu_trace_has_run();
     tpl_code rc = measure_run(&t, 1, &o, &m, e);
     if (rc == TPL_OK)
         rc = append(c, &m, rd, e);
+    if (rc == TPL_OK && c->q->trace && m.n_cold > 0)
+        rc = trace(c, &t, rd, e);
     *wrong = *wrong || m.status == RS_WRONG_ANSWER;
     measure_result_fini(&m);
     free(c->prompt);
@@ -245,6 +283,10 @@ tpl_code handoff_bench_check(const handoff_request *q, tpl_err *e)
     if (q->ranks != RANKS_LOCAL && q->ranks != RANKS_NCCL)
         return tpl_fail(e, TPL_E_USAGE, "--ranks", "is %s, expected local or nccl: both teams are in one process",
                         ranks_name(q->ranks));
+    if (q->trace && !on_card(q))
+        return tpl_fail(e, TPL_E_USAGE, "--trace", "of hand-offs is of cards, expected with --backend cuda");
+    if (q->trace)
+        TPL_TRY(gpu_trace_check(e));
     for (int v = 0; v < q->n_variants; v++)
         for (int p = 0; p < q->n_pairs; p++) {
             TPL_TRY(variant_fit(&q->variants[v], m, q->pairs[p].from, e));

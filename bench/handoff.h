@@ -28,7 +28,7 @@ typedef struct {
     ranks_kind ranks; /* of both: RANKS_LOCAL, or RANKS_NCCL with cards of their own as far as there are enough */
     const char *backend;
     tpl_dtype compute, kv;
-    bool fill_random;
+    bool fill_random, trace; /* trace: of cards only */
     measure_options measure;
     const char *device, *command;
 } handoff_request;

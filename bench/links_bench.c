@@ -8,6 +8,8 @@
 #include "bench/card_comm.h"
 #include "bench/comm_target.h"
 #include "bench/pair.h"
+#include "bench/target_trace.h"
+#include "device/gpu_trace.h"
 #include "results/host.h"
 
 enum { MAX_WAYS = 2 };
@@ -24,6 +26,7 @@ typedef struct {
     char device[96];
     int tp, n_wrong_rows;
     tpl_dtype dtype;
+    bool after_trace; /* a card's tracer had run in this process before the size was timed */
 } bench;
 
 /* One way of one operation at one size. */
@@ -102,9 +105,9 @@ static void fill_ratio(rs_row *row, const char *base_id, const measure_result *b
 static void set_note(const bench *b, rs_row *row, const side *s, double sent, int units)
 {
     char note[256];
-    snprintf(note, sizeof note, "%s; a rank sends %.0f bytes, gb_s counts them; %d calls a sample%s%s",
+    snprintf(note, sizeof note, "%s; a rank sends %.0f bytes, gb_s counts them; %d calls a sample%s%s%s",
              b->cards ? card_links_joined_by(b->cards) : "thread ranks", sent, units, b->cards ? " inside a graph" : "",
-             s->taken ? "; teams go this way" : "");
+             s->taken ? "; teams go this way" : "", b->after_trace ? "; timed in a process that had traced before" : "");
     row_set_text(row, KER_note, note);
 }
 
@@ -170,6 +173,38 @@ static int open_sides(const bench *b, comm_op op, int64_t bytes, side s[MAX_WAYS
     return n;
 }
 
+/* One way of a collective, as its trace's rows are called. */
+typedef struct {
+    const bench *b;
+    const char *way, *name;
+} traced;
+
+static void config_trace(void *user, rs_row *r)
+{
+    const traced *t = user;
+    row_set_text(r, TRACE_bench, "kernels");
+    row_set_text(r, TRACE_model, t->name);
+    row_set_int(r, TRACE_tp, t->b->tp);
+    row_set_text(r, TRACE_ranks, t->b->q->share_card ? "local" : "nccl");
+    row_set_text(r, TRACE_backend, t->way);
+    row_set_text(r, TRACE_device, t->b->device);
+    row_set_text(r, TRACE_compute, dtype_name(t->b->dtype));
+    row_set_text(r, TRACE_command, t->b->q->command);
+}
+
+static tpl_code trace_side(const bench *b, comm_op op, int64_t bytes, const side *s, const bench_target *t, tpl_err *e)
+{
+    rs_row own;
+    char name[64], title[128];
+    config_row(b, op, bytes, s->way, &own);
+    rs_cell_id id = row_cell_id(&own);
+    row_fini(&own);
+    snprintf(name, sizeof name, "%s of %lld bytes", comm_op_name(op), (long long)bytes);
+    snprintf(title, sizeof title, "%s by %s, tp %d, %d calls a replay", name, s->way, b->tp, t->units);
+    traced what = {b, s->way, name};
+    return target_trace_write(&(target_trace){t, id.hex, title, "collective", config_trace, &what}, b->rd, e);
+}
+
 static tpl_code measure_size(bench *b, comm_op op, int64_t bytes, tpl_err *e)
 {
     side s[MAX_WAYS];
@@ -182,10 +217,13 @@ static tpl_code measure_size(bench *b, comm_op op, int64_t bytes, tpl_err *e)
     for (int i = 0; i < n && done; i++)
         done = is_there(b, op, bytes, &s[i]);
     tpl_code rc = TPL_OK;
+    b->after_trace = gpu_trace_has_run();
     if (!done && n > 0) {
         rc = pair_measure(t, n, PAIR_SAMPLE, &o, r, e);
         if (rc == TPL_OK)
             rc = write_rows(b, op, bytes, s, r, n, t, e);
+        for (int i = 0; i < n && rc == TPL_OK && b->q->trace; i++)
+            rc = r[i].n_cold > 0 ? trace_side(b, op, bytes, &s[i], &t[i], e) : TPL_OK;
     }
     for (int i = 0; i < n; i++) {
         comm_target_destroy(s[i].host);
@@ -233,6 +271,10 @@ tpl_code links_bench_check(const links_request *q, tpl_err *e)
     if (!q->cuda && q->dtype != DT_NONE && q->dtype != DT_F32)
         return tpl_fail(e, TPL_E_USAGE, "--dtype", "is %s, but collectives of thread ranks carry f32",
                         dtype_name(q->dtype));
+    if (q->trace && !q->cuda)
+        return tpl_fail(e, TPL_E_USAGE, "--trace", "of collectives is of cards, expected with --backend cuda");
+    if (q->trace)
+        TPL_TRY(gpu_trace_check(e));
     for (int i = 0; i < q->n_bytes; i++)
         for (int k = 0; k < q->n_tps; k++) {
             int64_t unit = q->tps[k] * (int64_t)dtype_bytes(t == DT_NONE ? DT_BF16 : t);

@@ -21,6 +21,7 @@ typedef struct {
     int n_tps, n_bytes;
     bool cuda;       /* between cards, else thread ranks */
     bool share_card; /* all ranks on card 0 */
+    bool trace;      /* of cards only */
     tpl_dtype dtype; /* DT_NONE: bf16 between cards; thread ranks carry f32 */
     measure_options measure;
     const char *fit_path; /* NULL: no model is written */

@@ -71,7 +71,7 @@ static void sum_rank(const trace_table *t, int rank, totals *out)
 {
     const plan *p = t->plans[rank];
     const plan_list *l = &p->list[t->phase];
-    const char **names = arena_alloc(&out->mem, sizeof *names * (size_t)l->n);
+    const char **names = arena_alloc(&out->mem, sizeof *names * (size_t)(l->n + 1));
     name_steps(t, rank, l, &out->mem, names);
     for (int i = 0; i < l->n; i++)
         add_cost(t, p, &l->steps[i], total_of(out, names[i]));
@@ -105,7 +105,7 @@ static void begin_row(const writer *w, const char *step, rs_row *r)
     row_set_int(r, TRACE_rank, w->rank);
     row_set_text(r, TRACE_step, step);
     row_set_text(r, TRACE_trace, w->t->name);
-    row_set_text(r, TRACE_phase, phase_name(w->t->phase));
+    row_set_text(r, TRACE_phase, w->t->what ? w->t->what : phase_name(w->t->phase));
     row_set_text(r, TRACE_source, w->t->source);
     row_set_int(r, TRACE_n_passes, w->time.n_passes);
     row_set_status(r, RS_OK, NULL);

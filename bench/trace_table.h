@@ -16,6 +16,7 @@ typedef struct {
     int n_ranks;
     const plan *const *plans; /* [n_ranks] */
     plan_phase phase;
+    const char *what; /* instead of the phase's name, where no list was walked; NULL */
     batch_shape shape;
     plan_types types;
     tpl_dtype compute;

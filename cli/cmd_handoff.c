@@ -16,7 +16,7 @@ typedef struct {
     cli_axis contexts;
     ranks_kind ranks;
     tpl_dtype compute, kv;
-    bool fill_random;
+    bool fill_random, trace;
     int max_samples;
     double timeout_s;
     table_format format;
@@ -36,6 +36,7 @@ static const cli_option options[] = {
     {"calibrate", "FILE", "calibration text for u=pca, u=mix, mu=fit (default: the bundled text)", true},
     {"max-samples", "N", "samples of a cell at most (default 100)", false},
     {"timeout", "S", "sampling time of a cell at most, seconds (default 2)", false},
+    {"trace", NULL, "on cards: write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv by CUPTI", false},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
     {"format", "NAME", "of what is printed: table, csv, json, jsonl, md (default table)", false},
@@ -98,6 +99,10 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         return cli_set_int(key, value, 6, 1 << 20, &s->max_samples, e);
     if (strcmp(key, "format") == 0)
         return cli_set_format(value, &s->format, e);
+    if (strcmp(key, "trace") == 0) {
+        s->trace = true;
+        return TPL_OK;
+    }
     if (!text_parse_f64(value, &s->timeout_s) || s->timeout_s <= 0 || s->timeout_s > 3600)
         return tpl_fail(e, TPL_E_USAGE, "--timeout", "is '%s', expected seconds up to 3600", value);
     return TPL_OK;
@@ -178,6 +183,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
                          .compute = s->compute,
                          .kv = s->kv,
                          .fill_random = s->fill_random,
+                         .trace = s->trace,
                          .measure = {.max_samples = s->max_samples ? s->max_samples : 100, .timeout_s = s->timeout_s},
                          .device = device,
                          .command = c->command};

@@ -17,7 +17,7 @@ typedef struct {
     bool ranks_given;
     int max_samples;
     double timeout_s;
-    bool list, aa;
+    bool list, aa, trace;
     table_format format;
 } kernels_state;
 
@@ -42,6 +42,7 @@ static const cli_option options[] = {
     {"max-samples", "N", "cold samples of a case at most (default 400)", false},
     {"timeout", "S", "sampling time of a case at most, seconds (default 2)", false},
     {"aa", NULL, "first compare each group's first case with itself: the noise floor", false},
+    {"trace", NULL, "of collectives between cards: write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv by CUPTI", false},
     {"samples", "FILE", "write every sample as CSV", true},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
@@ -83,8 +84,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
         s->ranks_given = true;
         return cli_set_ranks(value, &s->ranks, e);
     }
-    if (strcmp(key, "list") == 0 || strcmp(key, "aa") == 0) {
-        *(strcmp(key, "aa") == 0 ? &s->aa : &s->list) = true;
+    if (strcmp(key, "list") == 0 || strcmp(key, "aa") == 0 || strcmp(key, "trace") == 0) {
+        *(*key == 'a' ? &s->aa : *key == 'l' ? &s->list : &s->trace) = true;
         return TPL_OK;
     }
     return set_number(s, key, value, e);
@@ -196,6 +197,7 @@ static tpl_code run_links(kernels_state *s, cli_context *c, links_request *q, tp
     q->tps = tps.v, q->n_tps = tps.n;
     q->bytes = s->bytes.v, q->n_bytes = s->bytes.n;
     q->fit_path = s->fit_links;
+    q->trace = s->trace;
     q->command = c->command;
     q->measure = (measure_options){.max_samples = s->max_samples ? s->max_samples : 100, .timeout_s = s->timeout_s};
     if (s->list || s->aa || s->samples)
@@ -230,6 +232,8 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     TPL_TRY(take_collectives(s, c, &links, &collectives, e));
     if (collectives)
         return run_links(s, c, &links, e);
+    if (s->trace)
+        return tpl_fail(e, TPL_E_USAGE, "--trace", "is for collectives between cards; latency traces a model's steps");
     cli_run r = {0};
     ceilings used = {0};
     tpl_err print_err;

@@ -227,7 +227,7 @@
     X(joins,       TEXT, CONFIG, "", "on a card, which steps share a launch: `all`, the `feed-forward`'s only, or `off`")
 
 #define RS_TRACES_COLUMNS(X) \
-    X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `speculate`") \
+    X(bench,       TEXT, CONFIG, "", "command that was traced: `latency`, `kernels`, `handoff`, `speculate`") \
     X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \
     X(weights,     TEXT, CONFIG, "", "`checkpoint`, or `random` where seeded random weights stand in") \
     X(variant,     TEXT, CONFIG, "", "attention variant in canonical form") \
@@ -239,9 +239,9 @@
     X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
     X(batch,       INT,  CONFIG, "sequences", "sequences in a batch") \
     X(context_tok, INT,  CONFIG, "tokens", "tokens in the cache") \
-    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill` or `decode`") \
+    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill`, `decode`; or `hand-off`, `collective`") \
     X(rank,        INT,  CONFIG, "", "rank that the row is of") \
-    X(step,        TEXT, CONFIG, "", "step of the plan, all layers; or `(pass)`, `(no kernel)`, `(between passes)`") \
+    X(step,        TEXT, CONFIG, "", "step of the plan, all layers, or a kernel where there is no plan; or `(pass)`, `(no kernel)`, `(between passes)`") \
     X(op,          TEXT, VALUE,  "", "operation or collective that the step is; empty for work of no step") \
     X(trace,       TEXT, CONFIG, "", "name, without `.json`, of the file in `traces/`") \
     X(n_passes,    INT,  VALUE,  "passes", "passes that the means are over") \

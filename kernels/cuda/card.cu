@@ -1,4 +1,4 @@
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/launch.cuh"
 
 extern "C" {
 #include "kernels/card.h"
@@ -93,7 +93,7 @@ tpl_code card_turn(gpu_queue *q, tpl_dtype t, const void *from, void *to, int64_
 
 /* ---- the best token: parts of a row first, then the best of them ---- */
 
-enum { BEST_THREADS = 256, BEST_PARTS = 64 };
+enum { BEST_THREADS = 256, BEST_PARTS = 64, BEST_LOADS = 8 }; /* BEST_LOADS: that a thread has in flight */
 
 static __device__ __forceinline__ bool is_better(float v, int at, float than, int than_at)
 {
@@ -123,11 +123,20 @@ static __global__ void __launch_bounds__(BEST_THREADS) best_part_kernel(const fl
     __shared__ float values[BEST_THREADS / 32];
     __shared__ int places[BEST_THREADS / 32];
     const float *row = logits + blockIdx.x * n;
+    const int64_t step = BEST_PARTS * BEST_THREADS;
     float best = 0;
     int at = -1;
-    for (int64_t i = (int64_t)blockIdx.y * BEST_THREADS + threadIdx.x; i < n; i += BEST_PARTS * BEST_THREADS)
-        if (!isnan(row[i]))
-            take_better(row[i], (int)i, &best, &at);
+    cu_begin();
+    for (int64_t i = (int64_t)blockIdx.y * BEST_THREADS + threadIdx.x; i < n; i += step * BEST_LOADS) {
+        float v[BEST_LOADS];
+#pragma unroll
+        for (int j = 0; j < BEST_LOADS; j++)
+            v[j] = i + j * step < n ? row[i + j * step] : NAN;
+#pragma unroll
+        for (int j = 0; j < BEST_LOADS; j++)
+            if (!isnan(v[j]))
+                take_better(v[j], (int)(i + j * step), &best, &at);
+    }
     best_of_warp(&best, &at);
     if (threadIdx.x % 32 == 0) {
         values[threadIdx.x / 32] = best;
@@ -146,6 +155,7 @@ static __global__ void best_kernel(const float *logits, int64_t n, const int32_t
     const float *row = logits + blockIdx.x * n;
     float best = 0;
     int at = -1;
+    cu_begin();
     for (int p = threadIdx.x; p < BEST_PARTS; p += 32) {
         int place = parts[blockIdx.x * BEST_PARTS + p];
         take_better(place < 0 ? 0.f : row[place], place, &best, &at);
@@ -161,8 +171,8 @@ tpl_code card_best(gpu_queue *q, const float *logits, int64_t rows, int64_t n, i
     if (rows == 0)
         return TPL_OK;
     static_assert((int)BEST_PARTS == (int)CARD_BEST_SPACE, "a place a part");
-    best_part_kernel<<<dim3((unsigned)rows, BEST_PARTS), BEST_THREADS, 0, stream>>>(logits, n, space);
-    best_kernel<<<(unsigned)rows, 32, 0, stream>>>(logits, n, space, out);
+    cu_launch(stream, best_part_kernel, dim3((unsigned)rows, BEST_PARTS), dim3(BEST_THREADS), 0, logits, n, space);
+    cu_launch(stream, best_kernel, dim3((unsigned)rows), dim3(32), 0, logits, n, space, out);
     return cu_launched("best token", e);
 }
 

@@ -34,6 +34,10 @@ bool cuda_few_has_gqa(const op_attn_gqa *o);
 tpl_code cuda_few_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e);
 size_t cuda_scratch_few_gqa(void);
 
+/* The part of cuda_flash_latent() and cuda_wide_latent() that serves decode of few heads at short contexts. */
+bool cuda_few_has_latent(const op_attn_latent *o);
+tpl_code cuda_few_latent(kernel_ctx *ctx, const op_attn_latent *o, tpl_err *e);
+
 /* Third rungs: attention on warpgroups (wgmma). Whether this card can, and this build has its machine code. */
 bool cuda_wide_is_here(void);
 tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e);

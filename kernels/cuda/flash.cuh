@@ -14,7 +14,7 @@
 #ifndef TPL_KERNELS_CUDA_FLASH_CUH
 #define TPL_KERNELS_CUDA_FLASH_CUH
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/copies.cuh"
 
 /* Two-part rows: DK1 columns from one place, DK2 from another (rope parts). SHARED: values are the first DV columns. */
 template <int DK1_, int DK2_, int DV_, bool SHARED_, int MT_, int TN_, int WARPS_> struct flash_shape {
@@ -71,27 +71,6 @@ typedef struct {
 } flash_args;
 
 /* ---- the instructions ---- */
-
-static __device__ __forceinline__ unsigned smem_at(const void *p)
-{
-    return (unsigned)__cvta_generic_to_shared(p);
-}
-
-/* 16 bytes, or zeros where !there. */
-static __device__ __forceinline__ void copy_chunk(uint4 *to, const void *from, bool there)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_at(to)), "l"(from), "r"(there ? 16 : 0));
-}
-
-static __device__ __forceinline__ void copies_commit()
-{
-    asm volatile("cp.async.commit_group;");
-}
-
-template <int LEFT> static __device__ __forceinline__ void copies_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT));
-}
 
 static __device__ __forceinline__ void load_x4(unsigned r[4], const uint4 *at)
 {

@@ -49,6 +49,13 @@ static __device__ __forceinline__ few_rows few_rows_of(const flash_args &a, cons
     return w;
 }
 
+/* Whether a tile's tokens were all cached by earlier passes, so that nothing in front of this launch writes them. */
+template <typename S>
+static __device__ __forceinline__ bool few_is_old(const flash_args &a, const wide_piece &p, int t0)
+{
+    return (t0 + S::TOK - 1) * a.kv.mod + a.kv.rem < p.clear_slots;
+}
+
 /* The queries as first operands. */
 template <typename S>
 static __device__ __forceinline__ void few_queries(const flash_args &a, const few_rows &w, unsigned (&q)[S::STEPS][4])
@@ -216,15 +223,16 @@ static __device__ __forceinline__ void few_join(const flash_args &a, const wide_
     __syncthreads();
 }
 
-/* grid (1, runs). */
+/* grid (1, runs). Lengths and pages are the pass's contents, which are there before its first launch. */
 template <typename S>
 static __global__ void __launch_bounds__(S::THREADS) few_kernel(const __grid_constant__ flash_args a, int n_seqs)
 {
     extern __shared__ uint4 space[];
     int warp = threadIdx.x / 32;
     uint4 *ring = space + warp * S::STAGES * S::STAGE;
-    wide_run run = run_open(a, n_seqs, S::TN);
     wide_piece p;
+    cu_let_next();
+    wide_run run = run_open(a, n_seqs, S::TN);
     while (run_next(a, &run, &p)) {
         few_rows w = few_rows_of(a, p);
         unsigned q[S::STEPS][4];
@@ -233,11 +241,14 @@ static __global__ void __launch_bounds__(S::THREADS) few_kernel(const __grid_con
         int row = few_find(a, p, t0);
 #pragma unroll
         for (int n = 0; n < S::STAGES - 1; n++) {
+            if (n < n_tiles && !few_is_old<S>(a, p, t0 + n * S::TN))
+                cu_wait_before();
             if (n < n_tiles)
                 few_bring<S>(a, p, row, ring + n * S::STAGE);
             copies_commit();
             row = few_find(a, p, t0 + (n + 1) * S::TN);
         }
+        cu_wait_before();
         few_queries<S>(a, w, q);
 #pragma unroll
         for (int n = 0; n < S::N_O; n++)
@@ -259,6 +270,7 @@ static __global__ void __launch_bounds__(S::THREADS) few_kernel(const __grid_con
         copies_wait<0>();
         few_join<S>(a, p, &w, (float *)space, o);
     }
+    cu_wait_before(); /* of blocks without work too */
 }
 
 /* ---- launching ---- */
@@ -302,7 +314,7 @@ template <typename S> static tpl_code run(kernel_ctx *ctx, const flash_args &giv
     }
     a.part_o = (float *)ctx->scratch;
     a.part_lse = a.part_o + (int64_t)n_runs * 2 * 16 * S::DIM;
-    few_kernel<S><<<dim3(1, (unsigned)n_runs), S::THREADS, S::SHARED_BYTES, cu_stream(ctx)>>>(a, n_seqs);
+    cu_launch(cu_stream(ctx), few_kernel<S>, dim3(1, (unsigned)n_runs), dim3(S::THREADS), S::SHARED_BYTES, a, n_seqs);
     TPL_TRY(cu_launched("attn_gqa", e));
     if (n_runs == 1)
         return TPL_OK;

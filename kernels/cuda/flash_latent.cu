@@ -61,6 +61,8 @@ tpl_code cuda_flash_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     const op_attn_latent *o = &call->attn_latent;
     if (o->batch->n_rows == 0)
         return TPL_OK;
+    if (cuda_few_has_latent(o))
+        return cuda_few_latent(ctx, o, e);
 #define RUN(lat_, rope_, S)                                                                                            \
     if (o->lat == lat_ && o->rope == rope_ && (int)S::SHARED_BYTES <= cuda_block_shared_bytes() &&                     \
         ((int)S::TN == 64 || lat_ != 512 || (int)latent_512::SHARED_BYTES > cuda_block_shared_bytes()))                \

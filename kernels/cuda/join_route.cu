@@ -1,6 +1,7 @@
 /* Routing of few rows in one launch, with the norm in front of it: a cluster a row. Its warps have an expert's row of
  * the router each, on its way before the norm's input is awaited; the first block's first warp then chooses. bytes
  * router; bound: launches. check  the calls one by one. */
+#include "kernels/cuda/copies.cuh"
 #include "kernels/cuda/launch.cuh"
 
 #include "kernels/cuda/joins.h"
@@ -39,6 +40,16 @@ static __device__ __forceinline__ void load_pieces(const cu_bf16 *row, int k, bo
     for (int i = 0; i < PIECES; i++) {
         int c = (threadIdx.x % 32 + 32 * i) * 8;
         v[i] = there && c < k ? *(const uint4 *)(row + c) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* The same to shared memory; a lane reads what it copied itself. */
+static __device__ __forceinline__ void copy_pieces(const cu_bf16 *row, int k, bool there, uint4 to[MOST_COLS / 8])
+{
+#pragma unroll
+    for (int i = 0; i < PIECES; i++) {
+        int p = threadIdx.x % 32 + 32 * i;
+        copy_stream(to + p, there && p * 8 < k ? row + p * 8 : row, there && p * 8 < k);
     }
 }
 
@@ -114,14 +125,19 @@ static __device__ __forceinline__ void choose(const route_few_args &a, int row, 
 }
 
 /* grid (BLOCKS, rows), a cluster a row; expert e is block e % BLOCKS's, its warp (e / BLOCKS) % WARPS's */
-static __global__ void __launch_bounds__(THREADS) route_few_kernel(const __grid_constant__ route_few_args a)
+static __global__ void __launch_bounds__(THREADS, 3) route_few_kernel(const __grid_constant__ route_few_args a)
 {
     __shared__ float logits[MOST_EXPERTS / BLOCKS];
-    uint4 w[PIECES], x[PIECES], g[PIECES];
+    __shared__ uint4 gamma[MOST_COLS / 8], first[WARPS][MOST_COLS / 8]; /* so few registers, that a block fits beside
+                                                                           those of the launch before */
+    uint4 x[PIECES];
     int rank = (int)cu_cluster_rank(), warp = threadIdx.x / 32, row = blockIdx.y;
     float sum = 0;
-    load_pieces(a.w + (int64_t)(warp * BLOCKS + rank) * a.ldw, a.k, warp * BLOCKS + rank < a.n, w);
-    load_pieces(a.gamma, a.k, a.xn && a.gamma, g);
+    copy_pieces(a.w + (int64_t)(warp * BLOCKS + rank) * a.ldw, a.k, warp * BLOCKS + rank < a.n, first[warp]);
+    copies_commit();
+    for (int i = threadIdx.x; i < a.k / 8 && a.xn && a.gamma; i += THREADS)
+        gamma[i] = ((const uint4 *)a.gamma)[i];
+    __syncthreads();
     cu_let_next();
     cu_wait_before();
     load_pieces(a.x + row * a.ldx, a.k, true, x);
@@ -133,18 +149,21 @@ static __global__ void __launch_bounds__(THREADS) route_few_kernel(const __grid_
 #pragma unroll
         for (int i = 0; i < PIECES; i++) {
             int c = (threadIdx.x % 32 + 32 * i) * 8;
-            x[i] = cu_scale_8(x[i], g[i], a.gamma != NULL, by);
+            x[i] = cu_scale_8(x[i], gamma[c / 8], a.gamma != NULL, by);
             if (rank == 0 && i == warp && c < a.k)
                 *(uint4 *)(a.xn + row * a.ld_xn + c) = x[i];
         }
     }
     for (int e = warp * BLOCKS + rank; e < a.n; e += WARPS * BLOCKS) {
-        if (e >= WARPS * BLOCKS)
-            load_pieces(a.w + e * a.ldw, a.k, true, w);
         sum = 0;
+        copies_wait<0>();
 #pragma unroll
         for (int i = 0; i < PIECES; i++)
-            sum += dot_pieces(x[i], w[i]);
+            sum += dot_pieces(x[i], first[warp][threadIdx.x % 32 + 32 * i]);
+        if (e + WARPS * BLOCKS < a.n) {
+            copy_pieces(a.w + (int64_t)(e + WARPS * BLOCKS) * a.ldw, a.k, true, first[warp]);
+            copies_commit();
+        }
         sum = cu_warp_sum(sum);
         if (threadIdx.x % 32 == 0)
             logits[e / BLOCKS] = sum;

@@ -67,9 +67,9 @@ static __device__ __forceinline__ void fill_down(const down_args &a, const down_
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         bool inside = there && c + 32 * h < a.ffn;
-        sk_copy(to + h * SK_THREADS, inside ? w + 32 * h : a.w, inside);
+        copy_stream(to + h * SK_THREADS, inside ? w + 32 * h : a.w, inside);
     }
-    sk_commit();
+    copies_commit();
     p.slot = p.slot + 1 == DOWN_DEPTH ? 0 : p.slot + 1;
     if (++p.step == steps) {
         p.step = 0;
@@ -96,19 +96,34 @@ static __device__ __forceinline__ void weigh(const down_space &s, int k, float a
     acc[0] = acc[1] = acc[2] = acc[3] = 0;
 }
 
-static __device__ __forceinline__ void store_down(const down_args &a, down_space &s, int tile, int odd)
+/* What a tile's sums are added to. */
+typedef struct {
+    float out, residual;
+} down_before;
+
+static __device__ __forceinline__ down_before before_down(const down_args &a, int tile)
+{
+    int row = tile * 8 + threadIdx.x;
+    down_before b = {0, 0};
+    if (threadIdx.x < 8 && row < a.dim) {
+        b.out = a.accumulate ? cu_get(a.out[blockIdx.y * a.ldo + row]) : 0.f;
+        b.residual = a.residual ? cu_get(a.residual[blockIdx.y * a.ldr + row]) : 0.f;
+    }
+    return b;
+}
+
+static __device__ __forceinline__ void store_down(const down_args &a, down_space &s, int tile, int odd, down_before b)
 {
     int row = tile * 8 + threadIdx.x;
     if (threadIdx.x >= 8 || row >= a.dim)
         return;
-    cu_bf16 *to = a.out + blockIdx.y * a.ldo + row, *more = a.residual + blockIdx.y * a.ldr + row;
-    float v = a.accumulate ? cu_get(*to) : 0.f;
+    float v = b.out;
     for (int w = 0; w < SK_WARPS; w++)
         v += s.red[odd][w][threadIdx.x];
     v = sk_round(v);
-    cu_put(to, v);
+    cu_put(a.out + blockIdx.y * a.ldo + row, v);
     if (a.residual)
-        cu_put(more, cu_get(*more) + v);
+        cu_put(a.residual + blockIdx.y * a.ldr + row, b.residual + v);
 }
 
 /* grid (blocks that share the tiles of 8 columns, rows) */
@@ -132,10 +147,11 @@ static __global__ void __launch_bounds__(SK_THREADS) down_kernel(const __grid_co
     __syncthreads();
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, odd ^= 1) {
         float acc[4] = {}, sum[2] = {};
+        down_before before = before_down(a, tile);
         int last = warp / each;
         for (int i = 0; i < steps; i++) {
             int chunk = warp + i * SK_WARPS, k = chunk / each;
-            sk_wait<DOWN_DEPTH - 1>();
+            copies_wait<DOWN_DEPTH - 1>();
             if (k < n) {
                 if (k != last)
                     weigh(s, last, acc, sum);
@@ -157,7 +173,7 @@ static __global__ void __launch_bounds__(SK_THREADS) down_kernel(const __grid_co
         if (threadIdx.x % 32 < 4)
             *(float2 *)&s.red[odd][warp][2 * t] = make_float2(sum[0], sum[1]);
         __syncthreads();
-        store_down(a, s, tile, odd);
+        store_down(a, s, tile, odd, before);
     }
 }
 

@@ -15,6 +15,7 @@
 #ifndef TPL_KERNELS_CUDA_SKINNY_CUH
 #define TPL_KERNELS_CUDA_SKINNY_CUH
 
+#include "kernels/cuda/copies.cuh"
 #include "kernels/cuda/launch.cuh"
 
 enum { SK_THREADS = 256, SK_WARPS = 8, SK_CHUNK = 64, SK_PARTS = 4, SK_MOST_ROWS = 8, SK_NORM_PIECES = 4 };
@@ -42,8 +43,8 @@ typedef struct {
     float eps;
     cu_bf16 *inner; /* SwiGLU behind: silu(part 0) * part 1 */
     int64_t ld_inner;
-    /* Experts (rows is 1): a row of x has grid rows for its routes, then for n_shared experts that all rows go to; of
-     * those the weights are parts 2 and 3, and the results go to `shared`. */
+    /* Experts (rows is 1): a row of x has grid rows for n_shared experts that all rows go to, whose weights are
+     * parts 2 and 3 and whose results go to `shared`, then for its routes. */
     const int32_t *ids;
     cu_bf16 *shared;
     int64_t ids_stride, ld_shared;
@@ -59,22 +60,6 @@ template <int R_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXP
         return (RING + x) * 16 + red * 4 + (NORM_ ? SK_WARPS * SK_MOST_ROWS * 4 : 0);
     }
 };
-
-static __device__ __forceinline__ void sk_copy(uint4 *to, const void *from, bool there)
-{
-    unsigned at = (unsigned)__cvta_generic_to_shared(to), n = there ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
-}
-
-static __device__ __forceinline__ void sk_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int N> static __device__ __forceinline__ void sk_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
 
 static __device__ __forceinline__ void sk_mma(float c[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                                               unsigned b0, unsigned b1)
@@ -200,7 +185,9 @@ static __device__ __forceinline__ const skinny_part &sk_part_of(const skinny_arg
     return a.part[i];
 }
 
-static __device__ __forceinline__ float sk_finish(const skinny_part &p, int64_t step, int m, int row, float v)
+/* more: what the residual has there, read early. */
+static __device__ __forceinline__ float sk_finish(const skinny_part &p, int64_t step, int m, int row, float v,
+                                                  float more)
 {
     if (p.bias)
         v += cu_load(p.bias, p.bias_type, row);
@@ -215,8 +202,20 @@ static __device__ __forceinline__ float sk_finish(const skinny_part &p, int64_t 
     v = sk_round(p.accumulate ? cu_get(*to) + v : v);
     cu_put(to, v);
     if (p.residual)
-        cu_put(p.residual + m * p.ldr + row, cu_get(p.residual[m * p.ldr + row]) + v);
+        cu_put(p.residual + m * p.ldr + row, more + v);
     return v;
+}
+
+/* What this thread's value of a tile is added to: a tile has no more values than a block has threads. */
+template <typename S>
+static __device__ __forceinline__ float sk_residual(const skinny_args &a, const skinny_block &b, int tile)
+{
+    int i = threadIdx.x, m = i / 8 % a.rows, row;
+    if (S::NORM || S::SWIGLU || !a.part[0].residual || i >= S::NT * a.rows || cu_cluster_rank() > 0)
+        return 0;
+    const skinny_part &p = sk_part_of<S>(a, b, tile, i / 8 / a.rows, &row);
+    row += i % 8;
+    return p.residual && row < p.n ? cu_get(p.residual[m * p.ldr + row]) : 0.f;
 }
 
 /* The sums of a tile's values over the warps of this block, and over the cluster in its first block: `value(i)` of
@@ -245,7 +244,7 @@ static __device__ __forceinline__ float sk_value(const skinny_args &a, const ski
 
 template <typename S>
 static __device__ __forceinline__ void sk_store(const skinny_args &a, const skinny_block &b, int tile, int odd,
-                                                unsigned blocks, const float acc[S::R][4])
+                                                unsigned blocks, const float acc[S::R][4], float more)
 {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, size = S::NT * a.rows;
     float *red = b.red + (odd * SK_WARPS + threadIdx.x / 32) * size;
@@ -269,9 +268,10 @@ static __device__ __forceinline__ void sk_store(const skinny_args &a, const skin
         row += c;
         if (row >= p.n)
             continue;
-        float v = sk_finish(p, b.step, m, row, sk_value<S>(a, b, odd, at, blocks));
+        float v = sk_finish(p, b.step, m, row, sk_value<S>(a, b, odd, at, blocks), more);
         if (S::SWIGLU) {
-            float u = sk_finish(a.part[b.parts + 1], b.step, m, row, sk_value<S>(a, b, odd, at + 8 * a.rows, blocks));
+            float u =
+                sk_finish(a.part[b.parts + 1], b.step, m, row, sk_value<S>(a, b, odd, at + 8 * a.rows, blocks), 0);
             cu_put(b.inner + m * a.ld_inner + row, v / (1.f + expf(-v)) * u);
         }
     }
@@ -313,10 +313,10 @@ static __device__ __forceinline__ void sk_fill(const skinny_args &a, const skinn
         for (int h = 0; h < 2; h++) {
             bool there = s.w[r] && s.chunk < b.end && c + 32 * h < a.k;
             if (s.tile < a.tiles)
-                sk_copy(slot + (2 * r + h) * SK_THREADS, there ? s.w[r] + s.chunk * SK_CHUNK + 32 * h : a.part[0].w,
-                        there);
+                copy_stream(slot + (2 * r + h) * SK_THREADS, there ? s.w[r] + s.chunk * SK_CHUNK + 32 * h : a.part[0].w,
+                            there);
         }
-    sk_commit();
+    copies_commit();
     s.slot = s.slot + 1 == S::DEPTH ? 0 : s.slot + 1;
     s.chunk += SK_WARPS;
     if (s.chunk - (int)threadIdx.x / 32 >= b.first + a.block_chunks) {
@@ -345,22 +345,24 @@ static __device__ __forceinline__ void sk_multiply(const skinny_args &a, const s
     }
 }
 
-/* Points the block at its route, or at its share of the experts that all rows go to. The launch behind may begin only
- * when this one has waited: it reads the routes early. False: the route's expert is not here. */
+/* Points the block at its route, or at its share of the experts that all rows go to: these come first, as their weights
+ * are known before routes are. The launch behind may begin only when this one has waited: it reads the routes early.
+ * False: the route's expert is not here. */
 static __device__ __forceinline__ bool sk_route(const skinny_args &a, skinny_block &b, bool *shared)
 {
     int all = a.top_k + a.n_shared, row = blockIdx.y / all, j = blockIdx.y % all;
     b.from = a.x + row * a.ldx;
-    *shared = j >= a.top_k;
+    *shared = j < a.n_shared;
     if (*shared) {
         b.parts = 2;
-        b.matrix = j - a.top_k;
+        b.matrix = j;
         b.inner = a.shared + row * a.ld_shared + (int64_t)b.matrix * a.part[2].n;
         b.step = row * a.part[2].ldo + (int64_t)b.matrix * a.part[2].n;
         return true;
     }
     cu_wait_before();
     cu_let_next();
+    j -= a.n_shared;
     b.inner = a.inner + ((int64_t)row * a.top_k + j) * a.ld_inner;
     b.matrix = a.ids[row * a.ids_stride + j] - a.expert0;
     return b.matrix >= 0 && b.matrix < a.n_local;
@@ -405,15 +407,15 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     }
     __syncthreads();
     for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
-        float acc[S::R][4] = {};
+        float acc[S::R][4] = {}, more = sk_residual<S>(a, b, tile);
         for (int i = 0, chunk = b.first + threadIdx.x / 32; i < steps; i++, chunk += SK_WARPS) {
-            sk_wait<S::DEPTH - 1>();
+            copies_wait<S::DEPTH - 1>();
             if (chunk < b.end)
                 sk_multiply<S>(a, b, slot, chunk, acc);
             sk_fill<S>(a, b, s, stride);
             slot = slot + 1 == S::DEPTH ? 0 : slot + 1;
         }
-        sk_store<S>(a, b, tile, odd, blocks, acc);
+        sk_store<S>(a, b, tile, odd, blocks, acc, more);
     }
     if (blocks > 1)
         cu_cluster_sync();

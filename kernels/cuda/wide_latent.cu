@@ -225,6 +225,8 @@ tpl_code cuda_wide_latent(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     const op_attn_latent *o = &call->attn_latent;
     if (o->batch->n_rows == 0)
         return TPL_OK;
+    if (cuda_few_has_latent(o))
+        return cuda_few_latent(ctx, o, e);
     flash_args a = cuda_latent_args(o);
     bool few = (int64_t)o->batch->max_seq_rows * o->heads <= 64;
     if (o->lat == 512)

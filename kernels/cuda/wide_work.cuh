@@ -157,7 +157,7 @@ static __global__ void __launch_bounds__(JOIN_MOST)
     __shared__ float weights[2 * MAX_RUNS];
     __shared__ int places[2 * MAX_RUNS];
     __shared__ float4 sums[JOIN_MOST];
-    cu_begin();
+    cu_let_next();
     int row = blockIdx.x, head = blockIdx.y, seq = a.batch.row_seq[row], before = 0;
     int n_all = tiles_of_all(a, j.n_seqs, j.tile_tok), n = tiles_of(a, j.n_seqs, seq, j.tile_tok);
     int n_runs = runs_used(j.n_runs, n_all);
@@ -165,6 +165,7 @@ static __global__ void __launch_bounds__(JOIN_MOST)
         before += tiles_of(a, j.n_seqs, s, j.tile_tok);
     before = __reduce_add_sync(0xffffffffu, before) * a.kv_heads + head / a.group * n;
     int first = run_of(before, n_runs, n_all), n_parts = run_of(before + n - 1, n_runs, n_all) - first + 1;
+    cu_wait_before();
     if (n_parts == 1 && j.wholes)
         return;
     int vector = (row - a.batch.seq_row0[seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;

@@ -530,6 +530,115 @@ Test(speculate, counts_time_in_stages)
     spec_record_free(&t.record);
 }
 
+/* ---- rollback ---- */
+
+/* Judges at random, and first looks at what earlier iterations left in both caches. */
+typedef struct {
+    duo *d;
+    const spec_run *run;
+    side base, draft; /* the same models, which never speculate */
+    rng r;
+    const char *name;
+    int n_checked;
+} random_judge;
+
+static int64_t used_pages(const side *x)
+{
+    return session_kv_used_bytes(x->s, 0, KV_MAIN) /
+           (session_kv_bytes(x->s, 0, KV_MAIN) / ((session_opts(x->s)->max_tok + 63) / 64));
+}
+
+/* Logits after a text, of a model that only ever saw it. */
+static const float *plain_logits(side *x, const int32_t *text, int n)
+{
+    int seq = session_add_seq(x->s);
+    side_run(x, seq, PHASE_PREFILL, text, n);
+    session_drop_seq(x->s, seq);
+    return session_logits(x->s, 0);
+}
+
+static void expect_close(const float *got, const float *want, int n, const random_judge *j, const char *what)
+{
+    for (int i = 0; i < n; i++)
+        cr_assert(fabsf(got[i] - want[i]) < 2e-4f, "%s, iteration %d: %s of token %d is %g, not %g", j->name,
+                  j->n_checked, what, i, got[i], want[i]);
+}
+
+static void check_caches(const random_judge *j, const accept_case *c)
+{
+    int32_t text[PROMPT + MAX_NEW];
+    int n_text = PROMPT + j->run->n_out, drafted = 0, vocab = c->tree->vocab;
+    float prob[8];
+    memcpy(text, j->run->prompt, PROMPT * sizeof *text);
+    memcpy(text + PROMPT, j->run->out, (size_t)j->run->n_out * sizeof *text);
+    for (int i = 0; i < c->tree->n; i++)
+        drafted += c->tree->nodes[i].dist >= 0;
+    int base_len = n_text + c->tree->n, draft_len = n_text + drafted;
+    cr_assert(session_len(j->d->base.s, 0) == base_len && session_len(j->d->draft.s, 0) == draft_len,
+              "%s, iteration %d: lengths %d and %d, not %d and %d", j->name, j->n_checked, session_len(j->d->base.s, 0),
+              session_len(j->d->draft.s, 0), base_len, draft_len);
+    cr_assert_eq((int)used_pages(&j->d->base), (base_len + 63) / 64);
+    cr_assert_eq((int)used_pages(&j->d->draft), (draft_len + 63) / 64);
+    expect_close(c->logits, plain_logits((side *)&j->base, text, n_text), vocab, j, "the base's logit");
+    if (j->d->o.no_calibration)
+        return;
+    sampler_probabilities(plain_logits((side *)&j->draft, text, n_text), vocab, 1, 1, prob, NULL);
+    expect_close(tree_dist(c->tree, -1), prob, vocab, j, "the draft's probability");
+}
+
+static void judge_at_random(void *user, accept_case *c, rng *r, accept_result *out)
+{
+    random_judge *j = user;
+    check_caches(j, c);
+    j->n_checked++;
+    int node = -1, child;
+    out->n = 0;
+    while ((child = tree_next_child(c->tree, node, -1)) >= 0 && rng_below(&j->r, 4) > 0) {
+        for (int other = child; (other = tree_next_child(c->tree, node, other)) >= 0;)
+            child = rng_below(&j->r, 2) ? other : child;
+        out->path[out->n++] = node = child;
+    }
+    out->exhausted = child < 0;
+    out->bonus = (int32_t)rng_below(&j->r, (uint64_t)c->tree->vocab);
+}
+
+/* Whatever is accepted: lengths and pages in both caches are exact, and the next pass sees what a sequence sees that
+ * never speculated. */
+Test(speculate, random_acceptance_leaves_exact_caches, .timeout = 120)
+{
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        duo d;
+        tpl_err e = {0};
+        int32_t out[MAX_NEW];
+        spec_options o = options_of(&ways[i]);
+        random_judge j = {.d = &d, .r = rng_make(91, i), .name = ways[i].name};
+        o.temperature = 1;
+        o.accept = judge_at_random;
+        o.accept_user = &j;
+        open_duo(&d, setup_of(&ways[i], (duo_setup){.vocab = 8}), o);
+        j.base = side_open(d.base_dir, NULL, 1, NULL, (plan_fuzzy){0});
+        j.draft = side_open(d.draft_dir, NULL, 1, NULL, (plan_fuzzy){0});
+        side_add_session(&j.base, (session_options){.max_seqs = 1, .max_tok = 100, .max_rows = 100, .max_logits = 1});
+        side_add_session(&j.draft, (session_options){.max_seqs = 1, .max_tok = 100, .max_rows = 100, .max_logits = 1});
+        for (int p = 0; p < 3; p++) {
+            spec_run r = {.prompt = prompts[p],
+                          .n_prompt = PROMPT,
+                          .max_new = MAX_NEW,
+                          .stop_id = -1,
+                          .out = out,
+                          .stream = (uint64_t)p};
+            j.run = &r;
+            cr_assert(spec_generate(d.s, &r, &d.stats, &e) == TPL_OK, "%s", e.what);
+            cr_expect_eq(session_kv_used_bytes(d.base.s, 0, KV_MAIN), 0);
+            cr_expect_eq(session_kv_used_bytes(d.draft.s, 0, KV_MAIN), 0);
+        }
+        cr_expect_gt(j.n_checked, 3 * 5, "%s: %d iterations", ways[i].name, j.n_checked);
+        side_close(&j.base);
+        side_close(&j.draft);
+        close_duo(&d);
+    }
+}
+
 /* ---- sampling ---- */
 
 enum { V = 6, CELLS = V * V * V };
@@ -568,7 +677,12 @@ static double chi2_tail(double chi2, int df)
 
 /* p-value of n_draws() runs of three tokens against the base's joint distribution; cells below 5 expected draws are
  * pooled. */
-static double sampling_p(duo_setup u, spec_options o)
+typedef struct {
+    double chi2, p;
+    int df;
+} fit;
+
+static fit sampling_fit(duo_setup u, spec_options o)
 {
     int64_t *seen = tpl_calloc(CELLS, sizeof *seen), impossible = 0;
     int draws = n_draws();
@@ -604,7 +718,7 @@ static double sampling_p(duo_setup u, spec_options o)
     cr_expect_eq(impossible, 0, "tokens outside the nucleus came out");
     close_duo(&d);
     free(seen);
-    return chi2_tail(chi2, df);
+    return (fit){chi2, chi2_tail(chi2, df), df};
 }
 
 typedef struct {
@@ -658,9 +772,9 @@ ParameterizedTest(int *which, speculate, sampled_text_is_distributed_as_the_base
     if (!in_part(*which))
         cr_skip_test("in another part");
     duo_setup u = {.groups = c->groups, .mla_draft = c->mla_draft != 0};
-    double p = sampling_p(u, sampling_options(c));
-    printf("# %s: p = %.3f over %d draws\n", c->name, p, n_draws());
-    cr_expect(p > 1e-3, "%s: p = %g", c->name, p);
+    fit f = sampling_fit(u, sampling_options(c));
+    printf("# %s: p = %.3f over %d draws, chi-square %.1f of %d\n", c->name, f.p, n_draws(), f.chi2, f.df);
+    cr_expect(f.p > 1e-3, "%s: p = %g", c->name, f.p);
 }
 
 /* ---- the same test must fail for wrong rules ---- */
@@ -713,8 +827,8 @@ Test(speculate, wrong_rules_fail_the_same_test, .timeout = 3600)
             continue;
         spec_options o = sampling_options(&c);
         o.accept = wrong[i].accept;
-        double p = sampling_p((duo_setup){0}, o);
-        printf("# %s: p = %.3g over %d draws\n", c.name, p, n_draws());
-        cr_expect(p < 1e-6, "%s passes: p = %g", c.name, p);
+        fit f = sampling_fit((duo_setup){0}, o);
+        printf("# %s: p = %.3g over %d draws, chi-square %.1f of %d\n", c.name, f.p, n_draws(), f.chi2, f.df);
+        cr_expect(f.p < 1e-6, "%s passes: p = %g", c.name, f.p);
     }
 }
