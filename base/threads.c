@@ -5,7 +5,19 @@
 #include <unistd.h>
 
 /* About a millisecond: a core that has gone to sleep, a virtual machine's above all, takes 50 to 100 us to wake. */
-enum { SPIN_TURNS = 60000 };
+enum { SPIN_TURNS = 60000, TURNS_A_YIELD = 512 };
+
+int threads_spin_turns(int n)
+{
+    return n <= threads_usable_cores() ? SPIN_TURNS : 0;
+}
+
+void threads_pause(int turn)
+{
+    __builtin_ia32_pause();
+    if (turn % TURNS_A_YIELD == TURNS_A_YIELD - 1)
+        sched_yield();
+}
 
 int threads_usable_cores(void)
 {
@@ -21,7 +33,7 @@ void barrier_init(barrier *b, int n)
     pthread_mutex_init(&b->lock, NULL);
     pthread_cond_init(&b->turned, NULL);
     b->n = n;
-    b->spin = n <= threads_usable_cores() ? SPIN_TURNS : 0;
+    b->spin = threads_spin_turns(n);
     atomic_init(&b->waiting, 0);
     atomic_init(&b->sleeping, 0);
     atomic_init(&b->phase, 0);
@@ -58,7 +70,7 @@ void barrier_wait(barrier *b)
     for (int i = 0; i < b->spin; i++) {
         if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
             return;
-        __builtin_ia32_pause();
+        threads_pause(i);
     }
     pthread_mutex_lock(&b->lock);
     atomic_fetch_add(&b->sleeping, 1);

@@ -24,4 +24,9 @@ void barrier_wait(barrier *b);
 
 int threads_usable_cores(void); /* cores in this process's affinity mask */
 
+/* For waiters that look before they sleep: how often, if n threads fit the cores, else 0; and what to do after look number
+ * `turn`, which now and then lets others run. */
+int threads_spin_turns(int n);
+void threads_pause(int turn);
+
 #endif

@@ -328,7 +328,8 @@ static const char shown[] = "method,tp,draft_tp=dtp,groups,width=w,depth=n,calib
                             "per_s,speedup,speedup_lo=from,"
                             "speedup_hi=to,accept_frac_of_n=acc/n,accept_per_draft_tok=acc/tok,tok_per_iteration=tok/"
                             "it,draft_s_per_100_tok=draft,"
-                            "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,draft_gain=gain over fastest,"
+                            "calibrate_s_per_100_tok=calib,verify_s_per_100_tok=verify,idle_s_per_100_tok=idle by rank,"
+                            "accept_by_position=accepted by level,draft_gain=gain over fastest,"
                             "draft_gain_one=over one,draft_gain_bound=bound,draft_bound_frac=of bound,attn_share=A,"
                             "calibrate_over_tok=cal/tok,verify_over_tok=ver/tok,n_differ=differ,task,status";
 

@@ -17,8 +17,6 @@ typedef struct {
     pthread_cond_t changed;
 } signal_count;
 
-enum { LOOK_TURNS = 60000 }; /* about a millisecond */
-
 static void signal_init(signal_count *s)
 {
     atomic_init(&s->count, 0);
@@ -49,7 +47,7 @@ static void signal_wait(signal_count *s, unsigned seen, int turns)
     for (int i = 0; i < turns; i++) {
         if (atomic_load_explicit(&s->count, memory_order_acquire) != seen)
             return;
-        __builtin_ia32_pause();
+        threads_pause(i);
     }
     pthread_mutex_lock(&s->lock);
     atomic_store(&s->sleeping, true);
@@ -148,13 +146,14 @@ static void end(rank_threads *t)
 
 tpl_code rank_threads_open(int n, bool shared, rank_threads **out, tpl_err *e)
 {
+    rank_threads *t = shared ? NULL : make(false);
     if (shared) {
         pthread_mutex_lock(&common.lock);
         common.t = common.t ? common.t : make(true);
         common.users++;
+        t = common.t;
         pthread_mutex_unlock(&common.lock);
     }
-    rank_threads *t = shared ? common.t : make(false);
     pthread_mutex_lock(&t->turn);
     tpl_code rc = grow(t, n, e);
     pthread_mutex_unlock(&t->turn);
@@ -187,7 +186,7 @@ tpl_code rank_threads_run(rank_threads *t, int n, rank_fn fn, void *arg, tpl_err
     pthread_mutex_lock(&t->turn);
     t->fn = fn;
     t->arg = arg;
-    t->turns = n <= threads_usable_cores() ? LOOK_TURNS : 0;
+    t->turns = threads_spin_turns(n);
     for (int i = 1; i < n; i++) {
         done[i] = atomic_load(&t->workers[i]->done.count);
         signal_raise(&t->workers[i]->jobs);

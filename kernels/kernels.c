@@ -90,6 +90,14 @@ tpl_code kernel_run_join(const kernel_join *j, kernel_ctx *ctx, const op_call *c
 
 size_t kernel_scratch_bytes(const char *backend, const op_call *call)
 {
-    const kernel_row *row = kernel_find(backend, call);
-    return row && row->scratch_bytes ? row->scratch_bytes(call) : 0;
+    const kernel_row *const *rows;
+    size_t most = 0;
+    for (int i = kernel_rows(call->kind, &rows) - 1; i >= 0; i--) {
+        const kernel_row *r = rows[i];
+        if (strcmp(r->backend, backend) != 0 || !r->scratch_bytes || (r->available && !r->available()))
+            continue;
+        size_t bytes = r->scratch_bytes(call);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
 }

@@ -42,6 +42,7 @@ int kernel_rows(op_kind op, const kernel_row *const **rows);
 
 /* Checks the call's shapes (assert: a wrong one is the engine's bug), finds the row, runs it. */
 tpl_code kernel_run(const char *backend, kernel_ctx *ctx, const op_call *call, tpl_err *e);
+/* The most that any row of the backend takes, also of those that would not run this call: a smaller batch may be theirs. */
 size_t kernel_scratch_bytes(const char *backend, const op_call *call);
 
 /* ---- runs of calls as one launch ---- */

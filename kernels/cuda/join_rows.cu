@@ -133,8 +133,7 @@ static row_op op_of(const op_call *c)
     return o;
 }
 
-/* A norm of few columns in one piece, the rope of one head, and both into the cache. */
-static bool is_chain(const op_call *calls, int n)
+static bool is_latent(const op_call *calls, int n)
 {
     if (n != 3 || calls[1].kind != OP_ROPE || calls[2].kind != OP_KV_APPEND || calls[1].rope.heads != 1)
         return false;
@@ -143,6 +142,22 @@ static bool is_chain(const op_call *calls, int n)
     bool whole = calls[0].kind == OP_RMSNORM || (calls[0].kind == OP_SLICED_NORM && calls[0].sliced_norm.n_slices == 1);
     return whole && x->cols <= RW_EACH * RW_PAIRS && o->a.data == x->data && o->a.cols == x->cols &&
            o->b.data == key->data && o->b.cols == calls[1].rope.dim && o->b.cols % 2 == 0 && cuda_mats_apart(x, key);
+}
+
+static bool is_keys(const op_call *calls, int n)
+{
+    const op_rope *q = &calls[0].rope;
+    const op_kv_append *o = &calls[n - 1].kv_append;
+    if (n != 2 || calls[0].kind != OP_ROPE || calls[1].kind != OP_KV_APPEND || o->b.data)
+        return false;
+    int64_t keys = (int64_t)q->heads * q->dim, most = RW_EACH * RW_PAIRS;
+    return q->dim % 2 == 0 && q->head_stride == q->dim && o->a.data == q->x.data && o->a.stride == q->x.stride &&
+           o->a.cols >= keys && o->a.cols - keys <= most && keys / 2 <= most;
+}
+
+static rows_chain chain_of(const op_call *calls, int n)
+{
+    return is_latent(calls, n) ? CHAIN_LATENT : is_keys(calls, n) ? CHAIN_KEYS : CHAIN_NONE;
 }
 
 rows_args cuda_rows_work_of(const op_call *calls, int n)
@@ -160,7 +175,7 @@ rows_args cuda_rows_work_of(const op_call *calls, int n)
         a.group = 2 * RW_PAIRS / a.op[0].dim;
         a.groups = (a.op[0].heads + a.group - 1) / a.group;
     }
-    a.chain = is_chain(calls + a.first, n - a.first);
+    a.chain = chain_of(calls + a.first, n - a.first);
     return a;
 }
 

@@ -5,8 +5,8 @@
  * Fails:  never; rows_work_takes() says which calls.
  *
  * A unit is a block's work: the operations of one row, one after another; or a group of heads of the rope in front,
- * where the others do not touch its values (the queries'). The usual end, norm of a latent, rope of a key part and both
- * into the cache, is done in one go: all is read before anything is written. */
+ * where the others do not touch its values (the queries'). The usual ends, up to the cache, are done in one go: all is
+ * read before anything is written. */
 #ifndef TPL_KERNELS_CUDA_ROWS_WORK_CUH
 #define TPL_KERNELS_CUDA_ROWS_WORK_CUH
 
@@ -36,11 +36,14 @@ typedef struct {
     cu_cache kv;
 } row_op;
 
+/* Ends that are done in one go: norm, rope of one head, both into the cache; rope, then all of a row into the cache. */
+typedef enum { CHAIN_NONE, CHAIN_LATENT, CHAIN_KEYS } rows_chain;
+
 typedef struct {
     row_op op[RW_MOST_OPS];
     int n, first;            /* first: of those that the row's unit does */
     int rows, group, groups; /* heads a unit of the rope in front, units a row of it */
-    bool chain;              /* the row's unit is norm, rope, kv_append of both */
+    rows_chain chain;        /* of the row's unit */
     cu_batch batch;
 } rows_args;
 
@@ -111,8 +114,8 @@ template <typename K> static __device__ __forceinline__ void row_append(const ro
 }
 
 template <typename K>
-static __device__ __forceinline__ void row_chain(const row_op &norm, const row_op &rope, const row_op &append,
-                                                 const cu_batch &batch, int row, float *space)
+static __device__ __forceinline__ void row_latent(const row_op &norm, const row_op &rope, const row_op &append,
+                                                  const cu_batch &batch, int row, float *space)
 {
     const cu_bf16 *from = norm.x + row * norm.ldx;
     cu_bf16 *to = norm.out + row * norm.ldo, *key = rope.x + row * rope.ldx;
@@ -153,6 +156,40 @@ static __device__ __forceinline__ void row_chain(const row_op &norm, const row_o
     }
 }
 
+/* Keys that are turned and what lies behind them, values, are the row that goes into the cache. */
+template <typename K>
+static __device__ __forceinline__ void row_keys(const row_op &rope, const row_op &append, const cu_batch &batch,
+                                                int row)
+{
+    cu_bf16 *x = rope.x + row * rope.ldx;
+    K *slot = row_slot<K>(append, batch, row);
+    int half = rope.dim / 2, pairs = rope.heads * half, keys = rope.heads * rope.dim, pos = batch.row_pos[row];
+    float2 v[RW_EACH];
+    cu_bf16 rest[RW_EACH];
+#pragma unroll
+    for (int i = 0; i < RW_EACH; i++) {
+        int at = threadIdx.x + i * blockDim.x, c = keys + at;
+        v[i] = at < pairs ? row_turn(rope, x + (int64_t)(at / half) * rope.dim, at % half, pos) : make_float2(0, 0);
+        rest[i] = slot && c < append.cols ? x[c] : __float2bfloat16_rn(0);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < RW_EACH; i++) {
+        int at = threadIdx.x + i * blockDim.x, c = keys + at, head = at / half * rope.dim, p = at % half;
+        if (at < pairs) {
+            cu_bf16 a = __float2bfloat16_rn(v[i].x), b = __float2bfloat16_rn(v[i].y);
+            x[head + p] = a;
+            x[head + p + half] = b;
+            if (slot) {
+                cu_put(slot + append.a_off + head + p, cu_get(a));
+                cu_put(slot + append.a_off + head + p + half, cu_get(b));
+            }
+        }
+        if (slot && c < append.cols)
+            cu_put(slot + append.a_off + c, cu_get(rest[i]));
+    }
+}
+
 /* Unit u of rows_units(); space: a float a warp. By a block of at least RW_PAIRS threads, which has waited. */
 static __device__ __forceinline__ void rows_unit(const rows_args &a, int u, float *space)
 {
@@ -162,12 +199,20 @@ static __device__ __forceinline__ void rows_unit(const rows_args &a, int u, floa
         row_rope(a.op[0], row, a.batch.row_pos[row], head0, min(a.group, a.op[0].heads - head0));
         return;
     }
-    if (a.chain) {
+    if (a.chain == CHAIN_KEYS) {
+        const row_op &rope = a.op[a.first], &append = a.op[a.first + 1];
+        if (append.kv_f32)
+            row_keys<float>(rope, append, a.batch, row);
+        else
+            row_keys<cu_bf16>(rope, append, a.batch, row);
+        return;
+    }
+    if (a.chain == CHAIN_LATENT) {
         const row_op &norm = a.op[a.first], &rope = a.op[a.first + 1], &append = a.op[a.first + 2];
         if (append.kv_f32)
-            row_chain<float>(norm, rope, append, a.batch, row, space);
+            row_latent<float>(norm, rope, append, a.batch, row, space);
         else
-            row_chain<cu_bf16>(norm, rope, append, a.batch, row, space);
+            row_latent<cu_bf16>(norm, rope, append, a.batch, row, space);
         return;
     }
     for (int i = a.first; i < a.n; i++) {

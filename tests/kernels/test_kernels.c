@@ -100,6 +100,22 @@ Test(kernels, scratch_grows_with_rows)
     }
 }
 
+/* Which row runs a step depends on the batch: of a shape that a later row refuses, an earlier one's need is not all. */
+Test(kernels, scratch_is_the_most_of_all_rows)
+{
+    op_call c = matmul(DT_F32, DT_F8E4M3, 300);
+    c.matmul.w.data = &c; /* eight bits without scales: no row of "cpu" supports it, some have a need all the same */
+    const kernel_row *const *rows;
+    size_t most = 0;
+    for (int i = kernel_rows(OP_MATMUL, &rows) - 1; i >= 0; i--) {
+        size_t bytes = strcmp(rows[i]->backend, "cpu") == 0 && rows[i]->scratch_bytes ? rows[i]->scratch_bytes(&c) : 0;
+        most = bytes > most ? bytes : most;
+    }
+    cr_assert_null(kernel_find("cpu", &c));
+    cr_assert_gt(most, 0);
+    cr_assert_eq(kernel_scratch_bytes("cpu", &c), most);
+}
+
 static void *check_in_thread(void *code)
 {
     *(tpl_code *)code = kernel_check_library(NULL);
