@@ -77,7 +77,7 @@ typedef struct {
 
 typedef tpl_code cuda_mha_run(kernel_ctx *ctx, const op_attn_mha *o, const mha_space *s, mha_block b, tpl_err *e);
 
-/* Every sequence's blocks in turn: expanded, then `run`. */
+/* Every sequence's blocks in turn: expanded, then `run`; where room is short, of some heads after the others. */
 tpl_code cuda_mha_blocks(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *run, tpl_err *e);
 
 /* One product of the dense kind: out [rows, n] (+)= x [rows, k] w [n, k]^T, `batch` times with strides. */

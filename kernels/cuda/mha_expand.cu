@@ -12,13 +12,26 @@ static char *cut(char *base, size_t *used, size_t bytes)
     return at;
 }
 
+/* Values of an expanded token, and how many tokens there are and have room. */
+typedef struct {
+    int64_t token, all, most;
+} extent;
+
+static extent extent_of(const op_attn_mha *o)
+{
+    extent x = {.token = (int64_t)o->heads * (o->nope + o->v_dim) + o->lat};
+    int64_t kept = cu_kept(o->kv.mod, 0, o->batch->max_slots);
+    x.most = SPACE_BYTES / (x.token * (int64_t)dtype_bytes(o->out.dtype)) / TOKENS * TOKENS;
+    x.most = x.most < TOKENS ? (int64_t)TOKENS : x.most;
+    x.all = (kept + TOKENS - 1) / TOKENS * TOKENS;
+    return x;
+}
+
 static size_t lay_out(const op_attn_mha *o, void *base, mha_space *s)
 {
-    size_t size = dtype_bytes(o->out.dtype), used = 0, wide = (size_t)o->heads * (size_t)(o->nope + o->v_dim);
-    int64_t kept = cu_kept(o->kv.mod, 0, o->batch->max_slots);
-    int64_t most = (int64_t)SPACE_BYTES / (int64_t)((wide + (size_t)o->lat) * size);
-    int64_t all = (kept + TOKENS - 1) / TOKENS * TOKENS;
-    most = most < (int64_t)TOKENS ? (int64_t)TOKENS : most / TOKENS * TOKENS;
+    size_t size = dtype_bytes(o->out.dtype), used = 0;
+    extent x = extent_of(o);
+    int64_t all = x.all, most = x.most;
     s->block_tok = all < most ? all : most;
     size_t tok = (size_t)s->block_tok, rows = (size_t)o->batch->n_rows * (size_t)o->heads;
     s->latents = cut((char *)base, &used, tok * (size_t)o->lat * size);
@@ -85,7 +98,47 @@ static tpl_code expand_block(kernel_ctx *ctx, const op_attn_mha *o, const mha_sp
     return expand(ctx, &o->w_uv, s->latents, block.n, s->values, e);
 }
 
-tpl_code cuda_mha_blocks(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *run, tpl_err *e)
+/* Where not all tokens of all heads have room: so many heads at once that their tokens have, if these fill the card;
+ * else all heads, block by block of tokens, whose sums must be kept between blocks. */
+static int32_t heads_at_once(const op_attn_mha *o)
+{
+    extent x = extent_of(o);
+    if (x.all <= x.most)
+        return o->heads;
+    int64_t fit = (x.most * x.token / x.all - 1 - o->lat) / (o->nope + o->v_dim);
+    if (fit < 1)
+        return o->heads;
+    int64_t groups = (o->heads + fit - 1) / fit, heads = (o->heads + groups - 1) / groups;
+    return (o->batch->max_seq_rows + 127) / 128 * heads < cuda_sm_count() ? o->heads : (int32_t)heads;
+}
+
+static mat columns_from(mat m, int64_t first, int64_t n)
+{
+    m.data = (char *)m.data + (size_t)first * dtype_bytes(m.dtype);
+    m.cols = n;
+    return m;
+}
+
+static head_mat heads_from(head_mat w, int32_t first, int32_t n)
+{
+    w.data = (const char *)w.data + (size_t)(first * w.head_stride) * dtype_bytes(w.dtype);
+    w.heads = n;
+    return w;
+}
+
+/* The same for heads [first, first + n) only. */
+static op_attn_mha part_of(const op_attn_mha *o, int32_t first, int32_t n)
+{
+    op_attn_mha part = *o;
+    part.heads = n;
+    part.q = columns_from(o->q, (int64_t)first * (o->nope + o->rope), (int64_t)n * (o->nope + o->rope));
+    part.out = columns_from(o->out, (int64_t)first * o->v_dim, (int64_t)n * o->v_dim);
+    part.w_uk = heads_from(o->w_uk, first, n);
+    part.w_uv = heads_from(o->w_uv, first, n);
+    return part;
+}
+
+static tpl_code run_part(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *run, tpl_err *e)
 {
     mha_space x;
     lay_out(o, ctx->scratch, &x);
@@ -97,5 +150,15 @@ tpl_code cuda_mha_blocks(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *ru
             TPL_TRY(expand_block(ctx, o, &x, b, e));
             TPL_TRY(run(ctx, o, &x, b, e));
         }
+    return TPL_OK;
+}
+
+tpl_code cuda_mha_blocks(kernel_ctx *ctx, const op_attn_mha *o, cuda_mha_run *run, tpl_err *e)
+{
+    int32_t each = heads_at_once(o);
+    for (int32_t first = 0; first < o->heads; first += each) {
+        op_attn_mha part = part_of(o, first, o->heads - first < each ? o->heads - first : each);
+        TPL_TRY(run_part(ctx, &part, run, e));
+    }
     return TPL_OK;
 }

@@ -9,6 +9,27 @@
 
 #include "kernels/cuda/wide.cuh"
 
+/* The frame of decode attention; WORK::multiply<S> is what the first two warpgroups do. A block of 64 vectors gives
+ * each half of a tile back by the four warps of one warpgroup, one of 128 by all eight. */
+template <typename S, typename WORK>
+static __global__ void __launch_bounds__(S::THREADS, 1)
+    wide_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
+{
+    extern __shared__ __align__(1024) char space_wide[];
+    wide_barriers bar = barriers_of<S>(space_wide);
+    if (threadIdx.x == 0)
+        barriers_open<S>(bar, WORK::template readers<S>());
+    __syncthreads();
+    cu_begin();
+    if (threadIdx.x >= 256) {
+        registers_down<40>();
+        bring<S>(a, &map, n_seqs, space_wide, bar);
+    } else {
+        registers_up<232>();
+        WORK::template multiply<S>(a, n_seqs, space_wide, bar);
+    }
+}
+
 template <typename S>
 static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
 {
@@ -66,24 +87,17 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
     }
 }
 
-template <typename S>
-static __global__ void __launch_bounds__(S::THREADS, 1)
-    alone_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
-{
-    extern __shared__ __align__(1024) char space_alone[];
-    wide_barriers bar = barriers_of<S>(space_alone);
-    if (threadIdx.x == 0)
-        barriers_open<S>(bar, S::MT == 64 ? 4 : 8);
-    __syncthreads();
-    cu_begin();
-    if (threadIdx.x >= 256) {
-        registers_down<40>();
-        bring<S>(a, &map, n_seqs, space_alone, bar);
-    } else {
-        registers_up<232>();
-        alone_multiply<S>(a, n_seqs, space_alone, bar);
+struct alone {
+    template <typename S> static __device__ constexpr int readers()
+    {
+        return S::MT == 64 ? 4 : 8;
     }
-}
+    template <typename S>
+    static __device__ __forceinline__ void multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
+    {
+        alone_multiply<S>(a, n_seqs, space, bar);
+    }
+};
 
 /* ---- launching ---- */
 

@@ -32,7 +32,7 @@ static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_gqa *o, const C
 {
     wide_cut c = wide_cut_of<S>(&o->kv, o->batch, (int64_t)o->batch->max_seq_rows * a.group, o->kv_heads, 700);
     wide_lay_parts<S>(ctx, c, &a);
-    TPL_TRY(wide_launch<S>(ctx, alone_kernel<S>, c, "attn_gqa", e, a, map, (int)o->batch->n_seqs));
+    TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, alone>, c, "attn_gqa", e, a, map, (int)o->batch->n_seqs));
     return wide_finish<S>(ctx, a, c, o->batch->n_seqs, "attn_gqa", e);
 }
 

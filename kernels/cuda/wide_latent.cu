@@ -144,24 +144,17 @@ static __device__ __forceinline__ void split_multiply(const flash_args &a, int n
     }
 }
 
-template <typename S>
-static __global__ void __launch_bounds__(S::THREADS, 1)
-    split_kernel(const __grid_constant__ flash_args a, const __grid_constant__ CUtensorMap map, int n_seqs)
-{
-    extern __shared__ __align__(1024) char space_split[];
-    wide_barriers bar = barriers_of<S>(space_split);
-    if (threadIdx.x == 0)
-        barriers_open<S>(bar, 8);
-    __syncthreads();
-    cu_begin();
-    if (threadIdx.x >= 256) {
-        registers_down<40>();
-        bring<S>(a, &map, n_seqs, space_split, bar);
-    } else {
-        registers_up<232>();
-        split_multiply<S>(a, n_seqs, space_split, bar);
+struct split {
+    template <typename S> static __device__ constexpr int readers()
+    {
+        return 8;
     }
-}
+    template <typename S>
+    static __device__ __forceinline__ void multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
+    {
+        split_multiply<S>(a, n_seqs, space, bar);
+    }
+};
 
 /* ---- latents of 256 and 128: wide_alone.cuh ---- */
 
@@ -186,7 +179,7 @@ bool cuda_wide_is_here(void)
 {
     static int is = -1;
     if (is < 0)
-        is = gpu_count() > 0 && is_compiled(split_kernel<split_512<BY_CHUNKS>>);
+        is = gpu_count() > 0 && is_compiled(wide_kernel<split_512<BY_CHUNKS>, split>);
     return is;
 }
 
@@ -212,9 +205,9 @@ static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, cons
     wide_cut c = wide_cut_of<S>(&o->kv, o->batch, vectors, 1, work_ns);
     wide_lay_parts<S>(ctx, c, &a);
     if constexpr (S::DV == 512)
-        TPL_TRY(wide_launch<S>(ctx, split_kernel<S>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
+        TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, split>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
     else
-        TPL_TRY(wide_launch<S>(ctx, alone_kernel<S>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
+        TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, alone>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
     return wide_finish<S>(ctx, a, c, o->batch->n_seqs, "attn_latent", e);
 }
 

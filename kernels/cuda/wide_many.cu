@@ -1,29 +1,34 @@
 /* attn_mha, and attn_gqa of many vectors, on warpgroups (wgmma, compute capability 9.0): a block owns 128 query
- * vectors, 64 a warpgroup, and walks all tokens that they see in tiles of 64; the third warpgroup brings keys and
+ * vectors, 64 a warpgroup, and walks all tokens that they see in tiles of 128; the third warpgroup brings keys and
  * values in. A warpgroup multiplies the next tile's scores while it still adds up this one's values, and its softmax
- * runs beside both. flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units check ref,
- * tolerance "bf16_attn". */
+ * runs beside both; the two begin their products in turns, so that one's softmax falls into the other's products.
+ *
+ * flops  2 * heads * pairs * (dk + dv), and in MHA form the expansion; bound: matrix units
+ * check  ref, tolerance "bf16_attn". */
 #include "kernels/cuda/wide_alone.cuh"
 
 /* Columns of keys: K1 expanded or cached, K2 cached; of values. */
 template <int K1_, int K2_, int DV_, wide_way WAY_> struct many_shape {
     static const wide_way WAY = WAY_;
     enum {
-        K1 = K1_ / 64,
-        BLOCKS = (K1_ + K2_) / 64,
+        K1 = K1_,
+        K1_BLOCKS = K1_ / 64,
+        K_BLOCKS = (K1_ + K2_) / 64,
         DV = DV_,
         MT = 128,
-        TN = 64,
-        STAGES = 4,
+        TN = 128,
+        BOXES = TN / 64, /* of 64 tokens, as pages have them */
+        BOX = 64 * 128,
+        STAGES = 2,
         QUERY_BLOCK = MT * 128, /* bytes of 64 columns */
-        BLOCK = TN * 128,
-        TILE_BLOCK = BLOCK,
-        QUERIES = BLOCKS * QUERY_BLOCK,
-        KEYS = BLOCKS * BLOCK,
-        STAGE = KEYS + DV_ / 64 * BLOCK,
+        TILE_BLOCK = TN * 128,
+        QUERIES = K_BLOCKS * QUERY_BLOCK,
+        KEYS = K_BLOCKS * TILE_BLOCK,
+        STAGE = KEYS + DV_ / 64 * TILE_BLOCK,
         SHARED_BYTES = QUERIES + STAGES * STAGE + 8 * (1 + 4 * STAGES),
         THREADS = 384
     };
+    static_assert((int)SHARED_BYTES <= 227 << 10, "what a block may have");
 };
 
 typedef struct {
@@ -60,24 +65,6 @@ template <typename S> static __device__ __forceinline__ wide_piece many_piece(co
 
 /* ---- bringing in ---- */
 
-template <typename S>
-static __device__ __forceinline__ void many_bring_queries(const flash_args &a, const wide_piece &p, int m0, char *to)
-{
-    int warp = threadIdx.x / 32 % 4, c = threadIdx.x % 8;
-#pragma unroll 2
-    for (int r = warp * 4 + threadIdx.x % 32 / 8; r < S::MT; r += 16) {
-        int m = m0 + r;
-        bool there = m < p.n_vectors;
-        int64_t row = p.row0 + (there ? m / a.group : 0), head = blockIdx.y * a.group + (there ? m % a.group : 0);
-        const cu_bf16 *q = a.q + row * a.q_stride + head * a.q_step + c * 8;
-        const cu_bf16 *q2 = a.q2 + row * a.q2_stride + head * a.q2_step + c * 8;
-        char *at = to + r * 128 + ((c ^ (r & 7)) << 4);
-#pragma unroll
-        for (int b = 0; b < S::BLOCKS; b++)
-            copy_chunk((uint4 *)(at + b * S::QUERY_BLOCK), b < S::K1 ? q + b * 64 : q2 + (b - S::K1) * 64, there);
-    }
-}
-
 /* The row of the cache that holds token t; -1 where the block has no such token. */
 static __device__ __forceinline__ int many_find(const flash_args &a, const wide_piece &p, int t)
 {
@@ -109,32 +96,31 @@ static __device__ __forceinline__ void many_bring(const flash_args &a, const wid
     int r0 = threadIdx.x / 32 % 4 * 4 + threadIdx.x % 32 / 8, c = threadIdx.x % 8; /* rows r0, r0 + 16, ... */
     int turned = r0 * 128 + ((c ^ (r0 & 7)) << 4);
     for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
-        int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN + r0, rows[4];
+        int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN + r0;
         char *to = space + S::QUERIES + stage * S::STAGE + turned;
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            rows[k] = many_find(a, p, t0 + k * 16);
         barrier_wait(bar.free_keys + stage, ~turn & 1);
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            bool there = rows[k] >= 0;
-            const cu_bf16 *keys = many_keys_at(a, there ? t0 + k * 16 : a.first, there ? rows[k] : 0) + c * 8;
+#pragma unroll 2
+        for (int k = 0; k < S::TN / 16; k++) {
+            int row = many_find(a, p, t0 + k * 16);
+            bool there = row >= 0;
+            const cu_bf16 *keys = many_keys_at(a, there ? t0 + k * 16 : a.first, there ? row : 0) + c * 8;
             const cu_bf16 *more =
-                (const cu_bf16 *)a.kv.pages + (there ? (int64_t)rows[k] * a.kv.width : 0) + a.k2_off + c * 8;
+                (const cu_bf16 *)a.kv.pages + (there ? (int64_t)row * a.kv.width : 0) + a.k2_off + c * 8;
 #pragma unroll
-            for (int b = 0; b < S::BLOCKS; b++)
-                copy_chunk((uint4 *)(to + k * 2048 + b * S::BLOCK), b < S::K1 ? keys + b * 64 : more + (b - S::K1) * 64,
-                           there);
+            for (int b = 0; b < S::K_BLOCKS; b++)
+                copy_chunk((uint4 *)(to + k * 2048 + b * S::TILE_BLOCK),
+                           b < S::K1_BLOCKS ? keys + b * 64 : more + (b - S::K1_BLOCKS) * 64, there);
         }
         barrier_arrive_after_copies(bar.keys + stage);
         barrier_wait(bar.free_values + stage, ~turn & 1);
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            bool there = rows[k] >= 0;
-            const cu_bf16 *values = many_values_at(a, there ? t0 + k * 16 : a.first, there ? rows[k] : 0) + c * 8;
+#pragma unroll 2
+        for (int k = 0; k < S::TN / 16; k++) {
+            int row = many_find(a, p, t0 + k * 16);
+            bool there = row >= 0;
+            const cu_bf16 *values = many_values_at(a, there ? t0 + k * 16 : a.first, there ? row : 0) + c * 8;
 #pragma unroll
             for (int b = 0; b < S::DV / 64; b++)
-                copy_chunk((uint4 *)(to + S::KEYS + k * 2048 + b * S::BLOCK), values + b * 64, there);
+                copy_chunk((uint4 *)(to + S::KEYS + k * 2048 + b * S::TILE_BLOCK), values + b * 64, there);
         }
         barrier_arrive_after_copies(bar.values + stage);
     }
@@ -151,24 +137,32 @@ static __device__ __forceinline__ void many_bring_boxes(const flash_args &a, con
 {
     int k = (a.xk ? 0 : a.k_off) + blockIdx.y * a.k_step, v = (a.xv ? 0 : a.v_off) + blockIdx.y * a.v_step;
     for (int tile = p.tile0, n = 0; tile < p.tile1; tile++, n++) {
-        int stage = n % S::STAGES, turn = n / S::STAGES, y = many_find(a, p, tile * S::TN),
-            own = tile * S::TN - a.first;
+        int stage = n % S::STAGES, turn = n / S::STAGES, t0 = tile * S::TN, y[S::BOXES];
         char *to = space + S::QUERIES + stage * S::STAGE;
+#pragma unroll
+        for (int i = 0; i < S::BOXES; i++) {
+            int row = many_find(a, p, t0 + i * 64);
+            y[i] = row < 0 ? -64 : row; /* before the first row all is zero */
+        }
         barrier_wait(bar.free_keys + stage, ~turn & 1);
         barrier_expect(bar.keys + stage, S::KEYS);
 #pragma unroll
-        for (int b = 0; b < S::BLOCKS; b++)
-            if (b < S::K1)
-                bring_box(a.xk ? &maps.keys : &maps.cache, k + b * 64, a.xk ? own : y, to + b * S::BLOCK,
-                          bar.keys + stage);
+        for (int j = 0; j < S::K_BLOCKS * S::BOXES; j++) {
+            int b = j / S::BOXES, i = j % S::BOXES, own = t0 + i * 64 - a.first;
+            char *at = to + b * S::TILE_BLOCK + i * S::BOX;
+            if (b < S::K1_BLOCKS)
+                bring_box(a.xk ? &maps.keys : &maps.cache, k + b * 64, a.xk ? own : y[i], at, bar.keys + stage);
             else
-                bring_box(&maps.cache, a.k2_off + (b - S::K1) * 64, y, to + b * S::BLOCK, bar.keys + stage);
+                bring_box(&maps.cache, a.k2_off + (b - S::K1_BLOCKS) * 64, y[i], at, bar.keys + stage);
+        }
         barrier_wait(bar.free_values + stage, ~turn & 1);
         barrier_expect(bar.values + stage, S::STAGE - S::KEYS);
 #pragma unroll
-        for (int b = 0; b < S::DV / 64; b++)
-            bring_box(a.xv ? &maps.values : &maps.cache, v + b * 64, a.xv ? own : y, to + S::KEYS + b * S::BLOCK,
-                      bar.values + stage);
+        for (int j = 0; j < S::DV / 64 * S::BOXES; j++) {
+            int b = j / S::BOXES, i = j % S::BOXES, own = t0 + i * 64 - a.first;
+            bring_box(a.xv ? &maps.values : &maps.cache, v + b * 64, a.xv ? own : y[i],
+                      to + S::KEYS + b * S::TILE_BLOCK + i * S::BOX, bar.values + stage);
+        }
     }
 }
 
@@ -176,7 +170,8 @@ static __device__ __forceinline__ void many_bring_boxes(const flash_args &a, con
 
 /* The scores of the block's tile n, once its keys are there; under way on return. */
 template <typename S>
-static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int n, many_barriers bar, float (&v)[8][4])
+static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int n, many_barriers bar,
+                                                   float (&v)[S::TN / 8][4])
 {
     uint64_t k = wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE, 0);
     barrier_wait(bar.keys + n % S::STAGES, n / S::STAGES & 1);
@@ -184,21 +179,21 @@ static __device__ __forceinline__ void many_scores(uint64_t q, char *space, int 
         wide_show();
     wide_begin();
 #pragma unroll
-    for (int b = 0; b < S::BLOCKS; b++)
+    for (int b = 0; b < S::K_BLOCKS; b++)
 #pragma unroll
         for (int step = 0; step < 4; step++)
-            wide_keys<8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32), wide_ahead(k, b * S::BLOCK + step * 32),
-                         b + step > 0);
+            wide_keys<S::TN / 8>(v, wide_ahead(q, b * S::QUERY_BLOCK + step * 32),
+                                 wide_ahead(k, b * S::TILE_BLOCK + step * 32), b + step > 0);
     wide_commit();
 }
 
 template <typename S>
 static __device__ __forceinline__ void many_values(const flash_args &a, const wide_piece &p,
-                                                   const unsigned (&prob)[4][4], char *space, int n, many_barriers bar,
-                                                   float (&o)[S::DV / 8][4])
+                                                   const unsigned (&prob)[S::TN / 16][4], char *space, int n,
+                                                   many_barriers bar, float (&o)[S::DV / 8][4])
 {
     char *at = space + S::QUERIES + n % S::STAGES * S::STAGE + S::KEYS;
-    uint64_t v = wide_operand(at, S::BLOCK);
+    uint64_t v = wide_operand(at, S::TILE_BLOCK);
     barrier_wait(bar.values + n % S::STAGES, n / S::STAGES & 1);
     if (S::WAY == BY_CHUNKS)
         wide_show();
@@ -206,7 +201,7 @@ static __device__ __forceinline__ void many_values(const flash_args &a, const wi
         clear_end<S>(p, p.tile0 + n, 0, S::DV / 64, at);
     wide_begin();
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < S::TN / 16; i++)
         wide_values<S::DV / 8>(o, prob[i], wide_ahead(v, i * 2048));
     wide_commit();
 }
@@ -214,7 +209,7 @@ static __device__ __forceinline__ void many_values(const flash_args &a, const wi
 /* The tile's keys are done with. */
 template <typename S>
 static __device__ __forceinline__ void many_soften(const flash_args &a, const wide_piece &p, int n, many_barriers bar,
-                                                   wide_rows *w, float (&v)[8][4])
+                                                   wide_rows *w, float (&v)[S::TN / 8][4])
 {
     if (threadIdx.x % 32 == 0)
         barrier_arrive(bar.free_keys + n % S::STAGES);
@@ -272,8 +267,8 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
     int wg = threadIdx.x / 128, lane = threadIdx.x % 32, n_tiles = p.tile1 - p.tile0;
     uint64_t q = wide_operand(space + wg * 64 * 128, 0);
     wide_rows w = wide_rows_of(a, p, m0 + wg * 64, blockIdx.y * a.group);
-    float o[S::DV / 8][4], v[8][4];
-    unsigned prob[4][4];
+    float o[S::DV / 8][4], v[S::TN / 8][4];
+    unsigned prob[S::TN / 16][4];
 #pragma unroll
     for (int n = 0; n < S::DV / 8; n++)
         o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
@@ -285,9 +280,14 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
         wide_pin(v);
         many_soften<S>(a, p, 0, bar, &w, v);
         wide_pack(v, prob);
+        if (wg == 1 && n_tiles > 1)
+            pass(6, 256);
         for (int n = 1; n < n_tiles; n++) {
+            meet(6 + wg, 256);
             many_scores<S>(q, space, n, bar, v);
             many_values<S>(a, p, prob, space, n - 1, bar, o);
+            if (wg == 0 || n + 1 < n_tiles)
+                pass(7 - wg, 256);
             wide_wait<1>();
             wide_pin(v);
             many_soften<S>(a, p, n, bar, &w, v);
@@ -308,39 +308,52 @@ static __device__ __forceinline__ void many_multiply(const flash_args &a, const 
     many_store<S>(a, w, o);
 }
 
+template <typename S> static __device__ __forceinline__ void many_barriers_open(many_barriers bar)
+{
+    barrier_init(bar.queries, 128);
+    for (int i = 0; i < S::STAGES; i++) {
+        barrier_init(bar.keys + i, S::WAY == BY_CHUNKS ? 128 : 1);
+        barrier_init(bar.values + i, S::WAY == BY_CHUNKS ? 128 : 1);
+        barrier_init(bar.free_keys + i, 8);
+        barrier_init(bar.free_values + i, 8);
+    }
+    barriers_stand();
+}
+
+/* The third warpgroup. */
+template <typename S>
+static __device__ __forceinline__ void many_bring_all(const flash_args &a, const wide_piece &p, int m0,
+                                                      const many_maps &maps, char *space, many_barriers bar)
+{
+    bring_queries<S>(a, p, m0, space);
+    barrier_arrive_after_copies(bar.queries);
+    if constexpr (S::WAY == BY_CHUNKS)
+        many_bring<S>(a, p, space, bar);
+    else if (threadIdx.x == 256)
+        many_bring_boxes<S>(a, p, maps, space, bar);
+    copies_wait<0>();
+}
+
 template <typename S>
 static __global__ void __launch_bounds__(S::THREADS, 1)
     many_kernel(const __grid_constant__ flash_args a, const __grid_constant__ many_maps maps)
 {
     extern __shared__ __align__(1024) char space_many[];
     many_barriers bar = many_barriers_of<S>(space_many);
-    int m0;
-    wide_piece p = many_piece<S>(a, &m0);
-    if (m0 >= p.n_vectors)
-        return;
-    if (threadIdx.x == 0) {
-        barrier_init(bar.queries, 128);
-        for (int i = 0; i < S::STAGES; i++) {
-            barrier_init(bar.keys + i, S::WAY == BY_CHUNKS ? 128 : 1);
-            barrier_init(bar.values + i, S::WAY == BY_CHUNKS ? 128 : 1);
-            barrier_init(bar.free_keys + i, 8);
-            barrier_init(bar.free_values + i, 8);
-        }
-        barriers_stand();
-    }
+    if (threadIdx.x == 0)
+        many_barriers_open<S>(bar);
     __syncthreads();
+    int m0;
     if (threadIdx.x >= 256) {
-        registers_down<56>();
-        many_bring_queries<S>(a, p, m0, space_many);
-        barrier_arrive_after_copies(bar.queries);
-        if constexpr (S::WAY == BY_CHUNKS)
-            many_bring<S>(a, p, space_many, bar);
-        else if (threadIdx.x == 256)
-            many_bring_boxes<S>(a, p, maps, space_many, bar);
-        copies_wait<0>();
+        registers_down<40>();
+        wide_piece p = many_piece<S>(a, &m0);
+        if (m0 < p.n_vectors)
+            many_bring_all<S>(a, p, m0, maps, space_many, bar);
     } else {
-        registers_up<224>();
-        many_multiply<S>(a, p, m0, space_many, bar);
+        registers_up<232>();
+        wide_piece p = many_piece<S>(a, &m0);
+        if (m0 < p.n_vectors)
+            many_multiply<S>(a, p, m0, space_many, bar);
     }
 }
 
