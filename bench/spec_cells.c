@@ -156,6 +156,14 @@ static void set_place(const speculate_request *q, const spec_cell *c, rs_row *r)
         row_set_int(r, SPEC_draft_layers, model_cfg(lab_model(q->draft))->n_layers);
 }
 
+static double mean_prompt(const speculate_request *q)
+{
+    double sum = 0;
+    for (int i = 0; i < q->n_prompts; i++)
+        sum += q->prompts[i].n;
+    return sum / q->n_prompts;
+}
+
 void spec_cell_row(const speculate_request *q, const spec_cell *c, rs_row *out)
 {
     char text[VARIANT_TEXT], source[32] = "measured";
@@ -178,6 +186,7 @@ void spec_cell_row(const speculate_request *q, const spec_cell *c, rs_row *out)
         row_set_text(out, SPEC_acceptance_source, source);
     }
     row_set_int(out, SPEC_n_prompts, q->n_prompts);
+    row_set_real(out, SPEC_prompt_tok, mean_prompt(q));
     row_set_int(out, SPEC_max_new_tok, q->max_new);
     row_set_text(out, SPEC_task, q->task);
     row_set_int(out, SPEC_seed, (int64_t)q->sampling.seed);

@@ -259,14 +259,6 @@ static void set_comm(const spec_bench *b, const spec_live *c, rs_row *r)
         row_set_text(r, SPEC_note, "ranks share one card: times are no team's");
 }
 
-static double mean_prompt(const speculate_request *q)
-{
-    double sum = 0;
-    for (int i = 0; i < q->n_prompts; i++)
-        sum += q->prompts[i].n;
-    return sum / q->n_prompts;
-}
-
 /* Only judged greedy texts must equal vanilla's. */
 bool spec_is_compared(const spec_bench *b, const spec_live *c)
 {
@@ -281,7 +273,6 @@ tpl_code spec_write_row(spec_bench *b, spec_live *c, tpl_err *e)
     rs_row r;
     spec_cell_row(q, &c->cell, &r);
     set_status(c, q->n_prompts, spec_is_compared(b, c), &r);
-    row_set_real(&r, SPEC_prompt_tok, mean_prompt(q));
     if (!c->failed && c->sum.n_tok > 0) {
         set_times(&r, &c->sum);
         set_profile(c, &r);

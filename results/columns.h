@@ -209,7 +209,7 @@
     X(idle_s_per_100_tok, TEXT, VALUE, "s", "time in which a rank runs no kernel, for 100 tokens, by rank, joined by `;`") \
     X(attn_share,  REAL, VALUE,  "0-1", "attention over attention and feed-forward time of the draft's layers") \
     X(n_differ,    INT,  VALUE,  "prompts", "greedy texts that differ from vanilla's, all at near-ties if status is `ok`") \
-    X(prompt_tok,  REAL, VALUE,  "tokens", "mean length of the prompts") \
+    X(prompt_tok,  REAL, CONFIG, "tokens", "mean length of the prompts") \
     X(backend,     TEXT, CONFIG, "", "row of the kernels table that ran") \
     X(ranks,       TEXT, CONFIG, "", "what joins the ranks: `local` (threads, or one card), `nccl` (a card each)") \
     X(graph,       TEXT, CONFIG, "", "`on` where recorded steps were replayed, else `off`") \
@@ -247,18 +247,19 @@
     X(n_passes,    INT,  VALUE,  "passes", "passes that the means are over") \
     X(calls,       REAL, VALUE,  "", "records a pass: kernels, copies and fills; on a CPU runs of the step") \
     X(time_us,     REAL, VALUE,  "us", "time a pass, summed over calls") \
-    X(share,       REAL, VALUE,  "0-1", "time_us over that of `(pass)`, first kernel to last") \
+    X(share,       REAL, VALUE,  "0-1", "own_us over that of `(pass)`, first kernel to last; with `(no kernel)` they add up to 1") \
     X(bytes,       REAL, VALUE,  "bytes", "bytes read and written a pass, by the plan") \
     X(flops,       REAL, VALUE,  "FLOP", "floating-point operations a pass, by the plan") \
     X(bytes_sent,  REAL, VALUE,  "bytes", "bytes that the rank sends a pass, by the plan") \
     X(bound_us,    REAL, VALUE,  "us", "least time that the machine's measured ceilings allow; collectives have none") \
-    X(bound_frac,  REAL, VALUE,  "0-1", "bound_us over time_us") \
+    X(bound_frac,  REAL, VALUE,  "0-1", "bound_us over own_us; above 1 where a launch did part of its work behind the one in front") \
     X(source,      TEXT, VALUE,  "", "where times come from: `CUPTI`, or `timer` around the call on a CPU") \
     X(traced_over_untraced, REAL, VALUE, "", "a pass's time on the host with and without the trace; in `(pass)` only") \
     X(n_dropped,   INT,  VALUE,  "records", "records lost; in `(pass)` only") \
     X(n_unlike,    INT,  VALUE,  "steps", "steps whose records a pass are not what was recorded for replay; in `(pass)` only") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
-    X(command,     TEXT, VALUE,  "", "command that makes this row again")
+    X(command,     TEXT, VALUE,  "", "command that makes this row again") \
+    X(own_us,      REAL, VALUE,  "us", "of time_us, by how much kernels moved on the end of the pass: a launch that begins early counts from the end of those in front")
 
 #define RS_HANDOFF_COLUMNS(X) \
     X(model,       TEXT, CONFIG, "", "name of the checkpoint or shape") \

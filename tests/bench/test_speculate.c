@@ -252,6 +252,10 @@ Test(speculate_bench, writes_a_row_a_cell_and_replays, .timeout = 280)
     int rows = rd_n_rows(again.rd, RS_SPECULATE);
     cr_assert(speculate_bench_run(&again.q, again.rd, &e) == TPL_OK, "%s", e.what);
     cr_expect_eq(rd_n_rows(again.rd, RS_SPECULATE), rows, "finished cells were measured again");
+    again.q.n_methods = 1;
+    again.prompts[1].n = 10;
+    cr_assert(speculate_bench_run(&again.q, again.rd, &e) == TPL_OK, "%s", e.what);
+    cr_expect_eq(rd_n_rows(again.rd, RS_SPECULATE), rows + 1, "shorter prompts of the same file are other cells");
     csv_table_destroy(t);
     csv_table_destroy(u);
     free(recorded);
