@@ -9,7 +9,7 @@
 /* All layers' spans of one step, or of one kind of work of no step. */
 typedef struct {
     const char *name, *op; /* op NULL: no step */
-    int64_t n, ns;
+    int64_t n, ns, own_ns;
     step_cost cost;
     double bound_us;
 } total;
@@ -72,7 +72,9 @@ static void sum_rank(const trace_table *t, int rank, totals *out)
     const plan *p = t->plans[rank];
     const plan_list *l = &p->list[t->phase];
     const char **names = arena_alloc(&out->mem, sizeof *names * (size_t)(l->n + 1));
+    int64_t *own_ns = arena_alloc(&out->mem, sizeof *own_ns * (size_t)(spans_count(t->s, rank) + 1));
     name_steps(t, rank, l, &out->mem, names);
+    spans_own_ns(t->s, rank, own_ns);
     for (int i = 0; i < l->n; i++)
         add_cost(t, p, &l->steps[i], total_of(out, names[i]));
     for (int64_t i = 0; i < spans_count(t->s, rank); i++) {
@@ -80,6 +82,7 @@ static void sum_rank(const trace_table *t, int rank, totals *out)
         total *to = total_of(out, x->outside ? x->step->name : names[x->step - l->steps]);
         to->n++;
         to->ns += x->end_ns - x->begin_ns;
+        to->own_ns += own_ns[i];
     }
 }
 
@@ -111,14 +114,24 @@ static void begin_row(const writer *w, const char *step, rs_row *r)
     row_set_status(r, RS_OK, NULL);
 }
 
-static void set_time(const writer *w, rs_row *r, int64_t n, int64_t ns, int passes)
+static void set_time(rs_row *r, int64_t n, int64_t ns, int passes)
 {
     if (passes < 1)
         return;
     row_set_real(r, TRACE_calls, (double)n / passes);
     row_set_real(r, TRACE_time_us, (double)ns / 1e3 / passes);
-    if (w->time.pass_ns > 0)
-        row_set_real(r, TRACE_share, (double)ns / passes / ((double)w->time.pass_ns / w->time.n_passes));
+}
+
+/* own_ns: of all passes. */
+static void set_own(const writer *w, rs_row *r, int64_t own_ns, double bound_us)
+{
+    double own_us = (double)own_ns / 1e3 / w->time.n_passes;
+    if (own_ns <= 0)
+        return;
+    row_set_real(r, TRACE_own_us, own_us);
+    row_set_real(r, TRACE_share, (double)own_ns / (double)w->time.pass_ns);
+    if (bound_us > 0)
+        set_real(r, TRACE_bound_frac, bound_us / own_us);
 }
 
 static tpl_code end_row(const writer *w, rs_row *r, tpl_err *e)
@@ -132,35 +145,33 @@ static tpl_code end_row(const writer *w, rs_row *r, tpl_err *e)
 static tpl_code write_total(const writer *w, const total *x, tpl_err *e)
 {
     rs_row r;
-    double time_us = w->time.n_passes ? (double)x->ns / 1e3 / w->time.n_passes : 0, bytes = x->cost.bytes_read + x->cost.bytes_written;
+    double bytes = x->cost.bytes_read + x->cost.bytes_written;
     begin_row(w, x->name, &r);
     row_set_text(&r, TRACE_op, x->op);
-    set_time(w, &r, x->n, x->ns, w->time.n_passes);
+    set_time(&r, x->n, x->ns, w->time.n_passes);
+    set_own(w, &r, x->own_ns, x->bound_us);
     if (x->op) {
         row_set_real(&r, TRACE_bytes, bytes);
         row_set_real(&r, TRACE_flops, x->cost.flops);
         row_set_real(&r, TRACE_bytes_sent, x->cost.bytes_sent);
     }
-    if (x->bound_us > 0) {
+    if (x->bound_us > 0)
         set_real(&r, TRACE_bound_us, x->bound_us);
-        set_real(&r, TRACE_bound_frac, x->bound_us / time_us);
-    }
     return end_row(w, &r, e);
 }
 
 static tpl_code write_pass(const writer *w, const totals *all, tpl_err *e)
 {
     rs_row r;
-    double bound = 0, time_us = (double)w->time.pass_ns / 1e3 / w->time.n_passes;
+    double bound = 0;
     char reason[256];
     for (int i = 0; i < all->n; i++)
         bound += all->items[i].bound_us;
     begin_row(w, "(pass)", &r);
-    set_time(w, &r, w->time.n_kernels, w->time.pass_ns, w->time.n_passes);
-    if (bound > 0) {
+    set_time(&r, w->time.n_kernels, w->time.pass_ns, w->time.n_passes);
+    set_own(w, &r, w->time.pass_ns, bound);
+    if (bound > 0)
         set_real(&r, TRACE_bound_us, bound);
-        set_real(&r, TRACE_bound_frac, bound / time_us);
-    }
     set_real(&r, TRACE_traced_over_untraced, w->t->overhead);
     row_set_int(&r, TRACE_n_dropped, w->t->n_dropped);
     row_set_int(&r, TRACE_n_unlike, w->t->n_unlike);
@@ -177,10 +188,11 @@ static tpl_code write_totals(const writer *w, const totals *all, tpl_err *e)
     rs_row r;
     TPL_TRY(write_pass(w, all, e));
     begin_row(w, "(no kernel)", &r);
-    set_time(w, &r, w->time.n_idle, w->time.idle_ns, w->time.n_passes);
+    set_time(&r, w->time.n_idle, w->time.idle_ns, w->time.n_passes);
+    set_own(w, &r, w->time.idle_ns, 0);
     TPL_TRY(end_row(w, &r, e));
     begin_row(w, "(between passes)", &r);
-    set_time(w, &r, w->time.n_passes - 1, w->time.between_ns, w->time.n_passes - 1);
+    set_time(&r, w->time.n_passes - 1, w->time.between_ns, w->time.n_passes - 1);
     TPL_TRY(end_row(w, &r, e));
     for (int i = 0; i < all->n; i++)
         if (all->items[i].n > 0)

@@ -142,6 +142,31 @@ double spans_overlap(const spans *s, const char *name, int a, int b)
     return own ? (double)both / (double)own : 0;
 }
 
+/* Kernels on a card, steps on a host. */
+static bool is_work(const span *p)
+{
+    return p->kind ? strcmp(p->kind, "kernel") == 0 : !p->outside;
+}
+
+void spans_own_ns(const spans *s, int rank, int64_t *own_ns)
+{
+    int32_t pass = -1;
+    int64_t last = 0;
+    for (int64_t i = 0; i < spans_count(s, rank); i++) {
+        const span *p = spans_at(s, rank, i);
+        own_ns[i] = 0;
+        if (!is_work(p))
+            continue;
+        if (p->pass != pass || p->begin_ns > last)
+            last = p->begin_ns;
+        pass = p->pass;
+        if (p->end_ns > last) {
+            own_ns[i] = p->end_ns - last;
+            last = p->end_ns;
+        }
+    }
+}
+
 spans_pass_time spans_passes(const spans *s, int rank)
 {
     spans_pass_time t = {0};
@@ -149,7 +174,7 @@ spans_pass_time spans_passes(const spans *s, int rank)
     int64_t first = 0, last = 0;
     for (int64_t i = 0; i < spans_count(s, rank); i++) {
         const span *p = spans_at(s, rank, i);
-        if (p->kind ? strcmp(p->kind, "kernel") != 0 : p->outside)
+        if (!is_work(p))
             continue;
         t.n_kernels++;
         if (p->pass != pass) {

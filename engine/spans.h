@@ -52,6 +52,10 @@ typedef struct {
 } spans_pass_time;
 
 spans_pass_time spans_passes(const spans *s, int rank);
+/* own_ns [spans_count()]: by how much each span moves on the end of what a pass has done so far; with the idle time they
+ * add up to the passes. Launches that begin while those in front run, waiting for them, count from those's end. Zero of
+ * what spans_passes() does not look at. */
+void spans_own_ns(const spans *s, int rank, int64_t *own_ns);
 
 /* Chrome/Perfetto JSON: a process a rank; in it one track, or on a card one a queue. Spans are named after steps, their
  * arguments are layer and pass, and the card's record. `title` names the processes. */

@@ -145,6 +145,32 @@ Test(trace_table, steps_done_at_once_are_one_row)
     remove_folder(folder);
 }
 
+/* Every launch begins while the one in front runs, and waits for it: what counts is by how much it ends later. */
+Test(trace_table, launches_that_begin_early_count_from_the_end_of_those_in_front)
+{
+    char folder[] = "/tmp/tracesXXXXXX";
+    plan *p = decode_plan();
+    const plan_list *l = &p->list[PHASE_DECODE];
+    spans *s = spans_create(1, l->n);
+    run_dir *rd;
+    double shares = 0;
+    for (int i = 0; i < l->n; i++)
+        spans_add(s, 0, (span){.step = &l->steps[i], .begin_ns = i * STEP_NS - (i > 0) * STEP_NS / 2, .end_ns = (i + 1) * STEP_NS, .name = "k", .kind = "kernel"});
+    trace_table t = table_of(s, (const plan *const[]){p});
+    csv_table *csv = written(&t, folder, &rd);
+    int layers = p->cfg.n_layers;
+    cr_expect_float_eq(number(csv, "attn.norm", "time_us"), layers * STEP_NS * 1.5 / 1e3, 1e-6);
+    cr_expect_float_eq(number(csv, "attn.norm", "own_us"), layers * STEP_NS / 1e3, 1e-6);
+    for (long i = 0; i < csv_table_n_rows(csv); i++)
+        shares += strcmp(csv_table_text(csv, i, "step"), "(pass)") ? atof(csv_table_text(csv, i, "share")) : 0;
+    cr_expect_float_eq(shares, 1, 1e-9);
+    csv_table_destroy(csv);
+    rd_close(rd);
+    spans_destroy(s);
+    plan_destroy(p);
+    remove_folder(folder);
+}
+
 Test(trace_table, what_was_lost_makes_the_pass_incomplete)
 {
     char folder[] = "/tmp/tracesXXXXXX";
