@@ -60,7 +60,8 @@ static double rms(float (*got)[VOCAB], float (*want)[VOCAB])
     return sqrt(sum / size);
 }
 
-/* The same seed is the same cache on a host and on a card, whole or in slices; tolerances as in test_engine.c. */
+/* The same seed is the same cache on a host and on a card, whole or in slices. Products in f32 on both sides, so that
+ * only sums in another order differ, and a new token's value here and there that the cache rounds the other way. */
 Test(stand_ins, random_caches_are_the_hosts)
 {
     static const char *const variants[] = {"mla", "tpla:g=2:u=id", "gla:g=2"};
@@ -74,10 +75,10 @@ Test(stand_ins, random_caches_are_the_hosts)
         decode(s, host);
         session_destroy(s);
         lab_run_close(&run);
-        s = open_session(l, variants[i], &(team_options){.tp = 2, .backend = "cuda"}, &run);
+        s = open_session(l, variants[i], &(team_options){.tp = 2, .backend = "cuda", .compute = DT_F32, .kv = DT_BF16}, &run);
         decode(s, card);
         printf("# %s: rms %.3g\n", variants[i], rms(card, host));
-        cr_expect(rms(card, host) < 0.03, "%s: rms %g", variants[i], rms(card, host));
+        cr_expect(rms(card, host) < 2e-3, "%s: rms %g", variants[i], rms(card, host));
         session_destroy(s);
         lab_run_close(&run);
         lab_close(l);
