@@ -79,9 +79,9 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
         if (lane == 0)
             barrier_arrive(bar.free_queries);
         wide_sum_lanes(&w);
-        int64_t part = !TURNS && p.tile1 - p.tile0 == p.tiles
-                           ? -1
-                           : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1 + TURNS, TURNS ? wg : 0);
+        int64_t part = part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1 + TURNS, TURNS ? wg : 0);
+        if (p.tile1 - p.tile0 == p.tiles)
+            part = TURNS ? whole_at(gridDim.y, p.seq * a.kv_heads + p.kv_head, gridDim.x, blockIdx.x, 2, wg) : -1;
         wide_store<N>(a, w, S::DV, 0, part, S::MT, half * 64, o);
         n_pieces++;
     }
@@ -123,15 +123,16 @@ static wide_cut wide_cut_of(const kv_view *kv, const batch_view *b, int64_t vect
     return c;
 }
 
-/* Parts of the largest launch that has any: its blocks fit the card at once. `vectors`: of a block, all halves. */
-static inline size_t wide_scratch_bytes(size_t vectors, size_t dv)
+/* Parts of the largest launch that has any: its blocks fit the card at once. `vectors`: of a block, all halves.
+ * `wholes`: sequences times key heads that may be in one piece, of 64 vectors in two halves. */
+static inline size_t wide_scratch_bytes(size_t vectors, size_t dv, size_t wholes)
 {
-    return (size_t)cuda_sm_count() * 2 * vectors * (dv + 1) * sizeof(float) + 256;
+    return ((size_t)cuda_sm_count() * 2 * vectors + wholes * 128) * (dv + 1) * sizeof(float) + 256;
 }
 
-template <typename S> static void wide_lay_parts(kernel_ctx *ctx, wide_cut c, flash_args *a)
+template <typename S> static void wide_lay_parts(kernel_ctx *ctx, wide_cut c, int n_seqs, flash_args *a)
 {
-    int64_t parts = (int64_t)c.n_runs * 2 * c.n_m * c.halves;
+    int64_t parts = ((int64_t)c.n_runs * 2 + (c.halves > 1 ? (int64_t)n_seqs * a->kv_heads : 0)) * c.n_m * c.halves;
     a->part_o = (float *)ctx->scratch;
     a->part_lse = a->part_o + parts * S::MT * S::DV;
 }

@@ -23,7 +23,9 @@ bool cuda_wide_has_gqa(const op_attn_gqa *o)
 
 size_t cuda_scratch_wide_gqa(const op_call *call)
 {
-    size_t own = wide_scratch_bytes(128, (size_t)call->attn_gqa.head_dim), other = cuda_scratch_flash_gqa(call);
+    const op_attn_gqa *o = &call->attn_gqa;
+    size_t wholes = o->batch ? (size_t)o->batch->n_seqs * (size_t)o->kv_heads : 0;
+    size_t own = wide_scratch_bytes(128, (size_t)o->head_dim, wholes), other = cuda_scratch_flash_gqa(call);
     return own > other ? own : other; /* of fewer rows the second rung may be asked */
 }
 
@@ -31,7 +33,7 @@ template <typename S>
 static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_gqa *o, const CUtensorMap &map, tpl_err *e)
 {
     wide_cut c = wide_cut_of<S>(&o->kv, o->batch, (int64_t)o->batch->max_seq_rows * a.group, o->kv_heads, 700);
-    wide_lay_parts<S>(ctx, c, &a);
+    wide_lay_parts<S>(ctx, c, (int)o->batch->n_seqs, &a);
     TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, alone>, c, "attn_gqa", e, a, map, (int)o->batch->n_seqs));
     return wide_finish<S>(ctx, a, c, o->batch->n_seqs, "attn_gqa", e);
 }

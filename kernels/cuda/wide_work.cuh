@@ -117,12 +117,19 @@ static __device__ __forceinline__ bool run_next(const flash_args &a, wide_run *r
     return true;
 }
 
-/* ---- joining parts: grid (rows, heads), JOIN_WAYS threads for every four columns ---- */
+/* ---- joining parts: grid (rows, heads), JOIN_WAYS threads for every four columns, in whole warps ---- */
 
 /* Where parts lie: [run][place][tile of MT vectors][half] of [MT, DV] and of [MT]. */
 static __device__ __forceinline__ int64_t part_at(int run, int place, int n_m, int m, int halves, int half)
 {
     return (((int64_t)run * 2 + place) * n_m + m) * halves + half;
+}
+
+/* Behind them those of sequences in one piece, of which a run may have many, where halves are joined:
+ * [sequence][key head][tile][half]. */
+static __device__ __forceinline__ int64_t whole_at(int n_runs, int seq_head, int n_m, int m, int halves, int half)
+{
+    return part_at(n_runs, 0, n_m, 0, halves, 0) + ((int64_t)seq_head * n_m + m) * halves + half;
 }
 
 enum { JOIN_WAYS = 4, JOIN_MOST = 512 / 4 * JOIN_WAYS };
@@ -169,10 +176,12 @@ static __global__ void __launch_bounds__(JOIN_MOST)
     if (n_parts == 1 && j.wholes)
         return;
     int vector = (row - a.batch.seq_row0[seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;
+    bool whole = n_parts == 1;
     n_parts *= j.halves;
     for (int i = threadIdx.x; i < n_parts; i += blockDim.x) {
-        int run = first + i / j.halves;
-        places[i] = (int)part_at(run, run_begin(run, n_runs, n_all) < before, j.n_m, m, j.halves, i % j.halves);
+        int run = first + i / j.halves, half = i % j.halves;
+        places[i] = (int)(whole ? whole_at(j.n_runs, seq * a.kv_heads + head / a.group, j.n_m, m, j.halves, half)
+                                : part_at(run, run_begin(run, n_runs, n_all) < before, j.n_m, m, j.halves, half));
         weights[i] = j.part_lse[(int64_t)places[i] * j.mt + r];
     }
     __syncthreads();
@@ -237,7 +246,8 @@ static inline tpl_code join_runs(kernel_ctx *ctx, const flash_args &a, const wid
                                  tpl_err *e)
 {
     dim3 all((unsigned)a.batch.n_rows, (unsigned)heads);
-    cu_launch(cu_stream(ctx), wide_join_kernel, all, dim3((unsigned)(j.dv / 4 * JOIN_WAYS)), 0, a, j);
+    unsigned threads = (unsigned)(j.dv / 4 * JOIN_WAYS + 31) / 32 * 32; /* sums over sequences want all lanes of a warp */
+    cu_launch(cu_stream(ctx), wide_join_kernel, all, dim3(threads), 0, a, j);
     return cu_launched(name, e);
 }
 

@@ -36,6 +36,22 @@ static const world_spec window_worlds[] = {
      .window = 25},
 };
 
+/* Decode of more sequences than a warp has lanes, and of so many that a block's run has several whole ones. */
+static const world_spec crowds[] = {
+    {.name = "forty",
+     .n_seqs = 40,
+     .prefix = {[0] = 300, [1 ... 37] = 70, [38] = 0, [39] = 129},
+     .rows = {[0 ... 39] = 1},
+     .page_tok = 64,
+     .mod = 1},
+    {.name = "hundreds",
+     .n_seqs = WORLD_SEQS,
+     .prefix = {[0 ... WORLD_SEQS - 1] = 2},
+     .rows = {[0 ... WORLD_SEQS - 1] = 1},
+     .page_tok = 64,
+     .mod = 1},
+};
+
 enum { N_WORLDS = sizeof worlds / sizeof *worlds, N_WINDOWS = sizeof window_worlds / sizeof *window_worlds };
 
 /* f32: scores below 16 with errors of 8 u * 16, into weights, and averages of values below 1. bf16: probabilities are
@@ -209,6 +225,19 @@ Test(attention, grouped)
                 if (is_taken(spec))
                     check_gqa(s, spec, i, kinds[k][0], kinds[k][1], w % 2 ? 0 : 3000);
             }
+    slab_destroy(s);
+}
+
+Test(attention, many_sequences)
+{
+    slab *s = open_slab();
+    for (int w = 0; w < 2; w++) {
+        for (int i = 0; i < (int)(sizeof latents / sizeof *latents); i++)
+            if (latents[i].lat >= 100 && latents[i].heads <= (w ? 64 : 128))
+                check_latent(s, &crowds[w], i, DT_BF16, DT_BF16, w ? 0 : 3000);
+        for (int i = 2; i < (int)(sizeof groups / sizeof *groups) - 1; i++)
+            check_gqa(s, &crowds[w], i, DT_BF16, DT_BF16, w ? 0 : 3000);
+    }
     slab_destroy(s);
 }
 

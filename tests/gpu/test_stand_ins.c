@@ -75,7 +75,8 @@ Test(stand_ins, random_caches_are_the_hosts)
         decode(s, host);
         session_destroy(s);
         lab_run_close(&run);
-        s = open_session(l, variants[i], &(team_options){.tp = 2, .backend = "cuda", .compute = DT_F32, .kv = DT_BF16}, &run);
+        s = open_session(l, variants[i], &(team_options){.tp = 2, .backend = "cuda", .compute = DT_F32, .kv = DT_BF16},
+                         &run);
         decode(s, card);
         printf("# %s: rms %.3g\n", variants[i], rms(card, host));
         cr_expect(rms(card, host) < 2e-3, "%s: rms %g", variants[i], rms(card, host));
