@@ -1,10 +1,48 @@
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 extern "C" {
 #include "kernels/card.h"
 }
 
 enum { THREADS = 256 };
+
+/* ---- what code runs here: its shared memory tells ---- */
+
+enum { CODE_STEP = 4096 };
+
+static __global__ void code_kernel(int *out)
+{
+#if WIDE_CODE
+    __shared__ int space[CODE_STEP * (1 + CODE_WARPGROUPS) / 4];
+#elif __CUDA_ARCH__ >= 900
+    __shared__ int space[CODE_STEP * (1 + CODE_EARLY) / 4];
+#else
+    __shared__ int space[CODE_STEP / 4];
+#endif
+    space[threadIdx.x] = out[threadIdx.x];
+    __syncthreads();
+    out[threadIdx.x] = space[out[threadIdx.x]];
+}
+
+cuda_code cuda_code_level(void)
+{
+    static signed char found[32]; /* 1 + level */
+    cudaFuncAttributes f;
+    int card = 0;
+    if (gpu_count() == 0 || cudaGetDevice(&card) != cudaSuccess)
+        return CODE_ANY;
+    if (card < 32 && found[card])
+        return (cuda_code)(found[card] - 1);
+    if (cudaFuncGetAttributes(&f, code_kernel) != cudaSuccess) {
+        cudaGetLastError();
+        return CODE_ANY;
+    }
+    cuda_code level = (cuda_code)(f.sharedSizeBytes / CODE_STEP - 1);
+    if (card < 32)
+        found[card] = (signed char)(1 + level);
+    return level;
+}
 
 static __global__ void random_kernel(card_random r, int64_t n)
 {

@@ -59,6 +59,11 @@ size_t cuda_scratch_moe_route(const op_call *call);
 size_t cuda_scratch_moe_experts(const op_call *call); /* of both rungs */
 
 int cuda_sm_count(void); /* of the current card; 132 where there is none, to count */
+
+/* What the code that the current card runs was compiled to: any card's, as PTX of 8.0 is on every newer one; with early
+ * launches and clusters (9.0 and newer); or with warpgroups' products too (9.0a, on 9.0 alone). */
+typedef enum { CODE_ANY, CODE_EARLY, CODE_WARPGROUPS } cuda_code;
+cuda_code cuda_code_level(void); /* CODE_ANY where there is no card */
 int cuda_block_shared_bytes(void);
 
 /* Latents of a block's tokens [block_tok, lat], packed, of the activations' type, zero past the sequence's end; of them

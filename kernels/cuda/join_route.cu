@@ -183,7 +183,7 @@ static bool in_pieces(const mat *m)
 
 static bool is_few(const op_moe_route *o)
 {
-    return cu_is_hopper() && o->n_group == 1 && o->w.rows <= MOST_EXPERTS && o->x.cols <= MOST_COLS &&
+    return cuda_code_level() >= CODE_EARLY && o->n_group == 1 && o->w.rows <= MOST_EXPERTS && o->x.cols <= MOST_COLS &&
            o->x.cols % 8 == 0 && o->top_k <= 32 && o->top_k <= o->w.rows && o->x.rows >= 1 && o->x.rows <= MOST_ROWS &&
            in_pieces(&o->x) && in_pieces(&o->w);
 }

@@ -65,21 +65,6 @@ static __device__ __forceinline__ float cu_cluster_get(const float *own, unsigne
 #endif
 }
 
-/* Whether the current card has early launches and clusters. */
-static inline bool cu_is_hopper(void)
-{
-    static int major[32];
-    int card = 0, m = 0;
-    cudaGetDevice(&card);
-    if (card < 32 && major[card])
-        return major[card] >= 9;
-    if (cudaDeviceGetAttribute(&m, cudaDevAttrComputeCapabilityMajor, card) != cudaSuccess)
-        return false;
-    if (card < 32)
-        major[card] = m;
-    return m >= 9;
-}
-
 /* Whether the launch would wait for more than the one before it: in a recorded walk after queues have met. */
 static inline bool cu_is_join(cudaStream_t stream)
 {
@@ -105,7 +90,7 @@ static inline void cu_launch_cluster(cudaStream_t stream, unsigned cluster, void
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     config.attrs = attr;
-    if (cu_is_hopper() && !cu_is_join(stream)) {
+    if (cuda_code_level() >= CODE_EARLY && !cu_is_join(stream)) {
         attr[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attr[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
     }

@@ -431,7 +431,7 @@ static inline int sk_cluster(int rows, int64_t k, int64_t tiles, int64_t heads)
     while (n < 8 && ((int64_t)rows * chunks * SK_CHUNK > 16384 * n ||
                      (tiles * heads * n < cuda_sm_count() && chunks >= 2 * n * SK_WARPS)))
         n *= 2;
-    return cu_is_hopper() ? n : 1;
+    return cuda_code_level() >= CODE_EARLY ? n : 1;
 }
 
 static inline int64_t sk_tiles(const skinny_args &a, int nt, bool swiglu)

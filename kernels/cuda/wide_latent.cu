@@ -165,22 +165,9 @@ template <wide_way WAY> using turns_128 = wide_shape<128, 64, 128, false, 64, 6,
 
 /* ---- launching ---- */
 
-/* The code is there: compiled for this very card, not for older ones. */
-template <typename F> static bool is_compiled(F *kernel)
-{
-    cudaFuncAttributes f;
-    if (cudaFuncGetAttributes(&f, kernel) == cudaSuccess)
-        return f.ptxVersion >= 90;
-    cudaGetLastError();
-    return false;
-}
-
 bool cuda_wide_is_here(void)
 {
-    static int is = -1;
-    if (is < 0)
-        is = gpu_count() > 0 && is_compiled(wide_kernel<split_512<BY_CHUNKS>, split>);
-    return is;
+    return cuda_code_level() == CODE_WARPGROUPS;
 }
 
 bool cuda_wide_has_latent(const op_attn_latent *o)
@@ -193,7 +180,9 @@ bool cuda_wide_has_latent(const op_attn_latent *o)
 
 size_t cuda_scratch_wide_latent(const op_call *call)
 {
-    return wide_scratch_bytes(call->attn_latent.lat < 512 ? 128 : 64, (size_t)call->attn_latent.lat);
+    const op_attn_latent *o = &call->attn_latent;
+    size_t wholes = o->batch && o->lat < 512 ? (size_t)o->batch->n_seqs : 0;
+    return wide_scratch_bytes(o->lat < 512 ? 128 : 64, (size_t)o->lat, wholes);
 }
 
 template <typename S>
@@ -203,7 +192,7 @@ static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, cons
     double work_ns = S::DV == 512 ? 2000 : S::MT == 64 ? 1100 : 2200;
     int64_t vectors = (int64_t)o->batch->max_seq_rows * o->heads;
     wide_cut c = wide_cut_of<S>(&o->kv, o->batch, vectors, 1, work_ns);
-    wide_lay_parts<S>(ctx, c, &a);
+    wide_lay_parts<S>(ctx, c, (int)o->batch->n_seqs, &a);
     if constexpr (S::DV == 512)
         TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, split>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
     else
