@@ -85,6 +85,16 @@ static float *sum_space(rank_slot *slot, size_t n)
     return slot->sum;
 }
 
+/* y = x of the first rank, += x of the others. */
+static void add_row(float *y, const float *x, int64_t width, bool first)
+{
+    if (first)
+        memcpy(y, x, (size_t)width * sizeof *y);
+    else
+        for (int64_t j = 0; j < width; j++)
+            y[j] += x[j];
+}
+
 /* Up to here a copy costs less than a second meeting. */
 enum { STAGE_FLOATS = 1 << 12 };
 
@@ -93,15 +103,8 @@ static void add_ranks(const local_shared *s, comm_group g, float *sum, int64_t r
 {
     for (int r = 0; r < g.size; r++) {
         lent_rows from = s->slots[g.first + r].lent;
-        for (int64_t i = 0; i < rows; i++) {
-            const float *x = from.data + i * from.stride + col;
-            float *y = sum + i * width;
-            if (r == 0)
-                memcpy(y, x, (size_t)width * sizeof *y);
-            else
-                for (int64_t j = 0; j < width; j++)
-                    y[j] += x[j];
-        }
+        for (int64_t i = 0; i < rows; i++)
+            add_row(sum + i * width, from.data + i * from.stride + col, width, r == 0);
     }
 }
 
@@ -120,12 +123,7 @@ static void reduce_columns(const local_shared *s, comm_group g, float *sum, int6
     for (int64_t i = 0; i < rows; i++) {
         for (int r = 0; r < g.size; r++) {
             lent_rows from = s->slots[g.first + r].lent;
-            const float *x = from.data + i * from.stride + col;
-            if (r == 0)
-                memcpy(sum, x, (size_t)width * sizeof *sum);
-            else
-                for (int64_t j = 0; j < width; j++)
-                    sum[j] += x[j];
+            add_row(sum, from.data + i * from.stride + col, width, r == 0);
         }
         for (int r = 0; r < g.size; r++) {
             lent_rows to = s->slots[g.first + r].lent;
@@ -153,15 +151,8 @@ static void all_reduce(local_shared *s, comm_group g, int me, barrier *b, float 
 static void add_stages(const local_group *lg, comm_group g, unsigned at, int64_t stage_width, float *out, int64_t stride, int64_t rows, int64_t col, int64_t width)
 {
     for (int r = 0; r < g.size; r++)
-        for (int64_t i = 0; i < rows; i++) {
-            const float *x = lg->stages[r].copy[at] + i * stage_width + col;
-            float *y = out + i * stride;
-            if (r == 0)
-                memcpy(y, x, (size_t)width * sizeof *y);
-            else
-                for (int64_t j = 0; j < width; j++)
-                    y[j] += x[j];
-        }
+        for (int64_t i = 0; i < rows; i++)
+            add_row(out + i * stride, lg->stages[r].copy[at] + i * stage_width + col, width, r == 0);
 }
 
 /* Ranks meet once: each has copied its data before, and reads the others' copies after. */

@@ -22,36 +22,6 @@ template <int LAT_> struct latent_shape {
     static_assert(CHUNKS % 8 == 0 && STEPS % 4 == 0, "chunks are turned by eight rows");
 };
 
-/* A thread's two vectors: lane / 4 and lane / 4 + 8. */
-typedef struct {
-    float top[2], sum[2]; /* log2 domain; sums of this thread's tokens */
-    cu_sight sight[2];
-    int64_t row[2];
-    int head[2];
-    bool there[2];
-} latent_rows;
-
-static __device__ __forceinline__ latent_rows latent_rows_of(const flash_args &a, const wide_piece &p)
-{
-    latent_rows w;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int m = threadIdx.x % 32 / 4 + 8 * i;
-        w.there[i] = m < p.n_vectors;
-        w.top[i] = -INFINITY;
-        w.sum[i] = 0;
-        w.row[i] = p.row0 + (w.there[i] ? m / a.group : 0);
-        w.head[i] = w.there[i] ? m % a.group : 0;
-        w.sight[i] = cu_sight_of(a.batch, p.seq, (int)w.row[i], a.window);
-    }
-    return w;
-}
-
-static __device__ __forceinline__ bool latent_is_old(const flash_args &a, const wide_piece &p, int last)
-{
-    return last * a.kv.mod + a.kv.rem < p.clear_slots;
-}
-
 /* The tokens from t0 on; zeros past the end. */
 template <typename S>
 static __device__ __forceinline__ void latent_bring(const flash_args &a, const wide_piece &p, int t0, uint4 *stage)
@@ -109,10 +79,10 @@ static __device__ __forceinline__ void latent_scores(const uint4 *q, const uint4
 /* Masks, scales, and leaves each vector's greatest of this warp's tokens in `tops` [WARPS, MT]. */
 template <typename S>
 static __device__ __forceinline__ void latent_mask(const flash_args &a, const wide_piece &p, int t0,
-                                                   const latent_rows &w, float (&v)[4], float *tops)
+                                                   const pair_rows &w, float (&v)[4], float *tops)
 {
     int lane = threadIdx.x % 32, t = t0 + threadIdx.x / 32 * 8 + lane % 4 * 2, last = t0 + S::TN - 1;
-    bool clear = last < p.n_tok && latent_is_old(a, p, last);
+    bool clear = last < p.n_tok && is_old(a, p, last);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         float top = -INFINITY;
@@ -131,7 +101,7 @@ static __device__ __forceinline__ void latent_mask(const flash_args &a, const wi
 
 /* Probabilities of this warp's tokens into shared memory; what was summed before shrinks to the new top. */
 template <typename S>
-static __device__ __forceinline__ void latent_soften(const float *tops, latent_rows *w, const float (&v)[4],
+static __device__ __forceinline__ void latent_soften(const float *tops, pair_rows *w, const float (&v)[4],
                                                      uint4 *prob, float (&o)[S::N_O][4])
 {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -175,7 +145,7 @@ static __device__ __forceinline__ void latent_values(const uint4 *prob, const ui
 
 /* A piece's sums, to out or to a part. sums: [WARPS, MT] floats of shared memory. */
 template <typename S>
-static __device__ __forceinline__ void latent_store(const flash_args &a, const wide_piece &p, latent_rows *w,
+static __device__ __forceinline__ void latent_store(const flash_args &a, const wide_piece &p, pair_rows *w,
                                                     float *sums, const float (&o)[S::N_O][4])
 {
     int lane = threadIdx.x % 32, c = threadIdx.x / 32 * S::N_O * 8 + lane % 4 * 2;
@@ -227,9 +197,9 @@ static __global__ void __launch_bounds__(S::THREADS, 3) latent_kernel(const __gr
     cu_let_next();
     wide_run run = run_open(a, n_seqs, S::TN);
     while (run_next(a, &run, &p)) {
-        latent_rows w = latent_rows_of(a, p);
+        pair_rows w = pair_rows_of(a, p);
         float o[S::N_O][4] = {}, v[4];
-        if (!latent_is_old(a, p, (p.tile0 + 1) * S::TN - 1))
+        if (!is_old(a, p, (p.tile0 + 1) * S::TN - 1))
             cu_wait_before();
         latent_bring<S>(a, p, p.tile0 * S::TN, space_latent);
         cu_wait_before();

@@ -24,41 +24,9 @@ template <int DIM_> struct few_shape {
     static_assert(DIM_ % 64 == 0, "chunks are turned by eight rows");
 };
 
-/* A warp's two vectors a thread: rows lane / 4 and lane / 4 + 8 of 16. */
-typedef struct {
-    float top[2], sum[2]; /* log2 domain; sums of this thread's columns */
-    cu_sight sight[2];
-    int64_t row[2];
-    int head[2];
-    bool there[2];
-} few_rows;
-
-static __device__ __forceinline__ few_rows few_rows_of(const flash_args &a, const wide_piece &p)
-{
-    few_rows w;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int m = threadIdx.x % 32 / 4 + 8 * i;
-        w.there[i] = m < p.n_vectors;
-        w.top[i] = -INFINITY;
-        w.sum[i] = 0;
-        w.row[i] = p.row0 + (w.there[i] ? m / a.group : 0);
-        w.head[i] = p.kv_head * a.group + (w.there[i] ? m % a.group : 0);
-        w.sight[i] = cu_sight_of(a.batch, p.seq, (int)w.row[i], a.window);
-    }
-    return w;
-}
-
-/* Whether a tile's tokens were all cached by earlier passes, so that nothing in front of this launch writes them. */
-template <typename S>
-static __device__ __forceinline__ bool few_is_old(const flash_args &a, const wide_piece &p, int t0)
-{
-    return (t0 + S::TOK - 1) * a.kv.mod + a.kv.rem < p.clear_slots;
-}
-
 /* The queries as first operands. */
 template <typename S>
-static __device__ __forceinline__ void few_queries(const flash_args &a, const few_rows &w, unsigned (&q)[S::STEPS][4])
+static __device__ __forceinline__ void few_queries(const flash_args &a, const pair_rows &w, unsigned (&q)[S::STEPS][4])
 {
     int c = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -115,7 +83,7 @@ static __device__ __forceinline__ void few_scores(const unsigned (&q)[S::STEPS][
 
 /* Probabilities in place of scores; sums shrink to the new top. */
 template <typename S>
-static __device__ __forceinline__ void few_soften(const flash_args &a, const wide_piece &p, int t0, few_rows *w,
+static __device__ __forceinline__ void few_soften(const flash_args &a, const wide_piece &p, int t0, pair_rows *w,
                                                   float (&v)[2][4], float (&o)[S::N_O][4])
 {
     int last = t0 + S::TOK - 1;
@@ -170,7 +138,7 @@ static __device__ __forceinline__ void few_values(const float (&v)[2][4], const 
 
 /* The warps' sums, through the shared memory that the ring had, to out or to a part. */
 template <typename S>
-static __device__ __forceinline__ void few_join(const flash_args &a, const wide_piece &p, few_rows *w, float *space,
+static __device__ __forceinline__ void few_join(const flash_args &a, const wide_piece &p, pair_rows *w, float *space,
                                                 const float (&o)[S::N_O][4])
 {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -234,14 +202,14 @@ static __global__ void __launch_bounds__(S::THREADS) few_kernel(const __grid_con
     cu_let_next();
     wide_run run = run_open(a, n_seqs, S::TN);
     while (run_next(a, &run, &p)) {
-        few_rows w = few_rows_of(a, p);
+        pair_rows w = pair_rows_of(a, p);
         unsigned q[S::STEPS][4];
         float o[S::N_O][4], v[2][4];
         int t0 = p.tile0 * S::TN + warp * S::TOK, n_tiles = p.tile1 - p.tile0;
         int row = few_find(a, p, t0);
 #pragma unroll
         for (int n = 0; n < S::STAGES - 1; n++) {
-            if (n < n_tiles && !few_is_old<S>(a, p, t0 + n * S::TN))
+            if (n < n_tiles && !is_old(a, p, t0 + n * S::TN + S::TOK - 1))
                 cu_wait_before();
             if (n < n_tiles)
                 few_bring<S>(a, p, row, ring + n * S::STAGE);

@@ -142,7 +142,7 @@ template <typename S> static __device__ __forceinline__ void panel_multiply(cons
         wide_begin();
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            panel_mma<S::N / 8, S::TURNED>(d, wide_ahead(w, k * (S::TURNED ? 2048 : 32)), wide_ahead(x, k * 32),
+            panel_mma<S::TURNED>(d, wide_ahead(w, k * (S::TURNED ? 2048 : 32)), wide_ahead(x, k * 32),
                                            i + k > 0);
         wide_commit();
         wide_wait<1>();

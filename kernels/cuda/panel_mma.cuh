@@ -8,10 +8,6 @@
 
 #include "kernels/cuda/wgmma.cuh"
 
-/* d [64, 8 J] = or += A B, 16 deep, both in shared memory; TURNED: A MN-major. */
-template <int J, bool TURNED>
-static __device__ __forceinline__ void panel_mma(float (&d)[J][4], uint64_t a, uint64_t b, int add);
-
 #if WIDE_CODE
 #define PN_ASM(...) asm volatile(__VA_ARGS__)
 #else
@@ -22,126 +18,72 @@ static __device__ __forceinline__ void panel_mma(float (&d)[J][4], uint64_t a, u
 #define PN_16(n) PN_8(n), PN_8(n + 2)
 #define PN_32(n) PN_16(n), PN_16(n + 4)
 
-template <> __device__ __forceinline__ void panel_mma<2, false>(float (&d)[2][4], uint64_t a, uint64_t b, int add)
+/* d [64, 8 J] = or += A B, 16 deep, both in shared memory; TURNED: A MN-major. By the size of d, J is 2 to 16. */
+template <bool TURNED>
+static __device__ __forceinline__ void panel_mma(float (&d)[2][4], uint64_t a, uint64_t b, int add)
 {
     PN_ASM("{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
            "%0, %1, %2, %3, %4, %5, %6, %7"
-           "}, %8, %9, p, 1, 1, 0, 0;}"
+           "}, %8, %9, p, 1, 1, %11, 0;}"
            : PN_8(0)
-           : "l"(a), "l"(b), "r"(add));
+           : "l"(a), "l"(b), "r"(add), "n"((int)TURNED));
 }
 
-template <> __device__ __forceinline__ void panel_mma<2, true>(float (&d)[2][4], uint64_t a, uint64_t b, int add)
-{
-    PN_ASM("{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-           "%0, %1, %2, %3, %4, %5, %6, %7"
-           "}, %8, %9, p, 1, 1, 1, 0;}"
-           : PN_8(0)
-           : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void panel_mma<4, false>(float (&d)[4][4], uint64_t a, uint64_t b, int add)
+template <bool TURNED>
+static __device__ __forceinline__ void panel_mma(float (&d)[4][4], uint64_t a, uint64_t b, int add)
 {
     PN_ASM("{.reg .pred p; setp.ne.b32 p, %18, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-           "}, %16, %17, p, 1, 1, 0, 0;}"
+           "}, %16, %17, p, 1, 1, %19, 0;}"
            : PN_16(0)
-           : "l"(a), "l"(b), "r"(add));
+           : "l"(a), "l"(b), "r"(add), "n"((int)TURNED));
 }
 
-template <> __device__ __forceinline__ void panel_mma<4, true>(float (&d)[4][4], uint64_t a, uint64_t b, int add)
-{
-    PN_ASM("{.reg .pred p; setp.ne.b32 p, %18, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-           "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-           "}, %16, %17, p, 1, 1, 1, 0;}"
-           : PN_16(0)
-           : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void panel_mma<6, false>(float (&d)[6][4], uint64_t a, uint64_t b, int add)
+template <bool TURNED>
+static __device__ __forceinline__ void panel_mma(float (&d)[6][4], uint64_t a, uint64_t b, int add)
 {
     PN_ASM("{.reg .pred p; setp.ne.b32 p, %26, 0; wgmma.mma_async.sync.aligned.m64n48k16.f32.bf16.bf16 {"
            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
            "%21, %22, %23"
-           "}, %24, %25, p, 1, 1, 0, 0;}"
+           "}, %24, %25, p, 1, 1, %27, 0;}"
            : PN_16(0), PN_8(4)
-           : "l"(a), "l"(b), "r"(add));
+           : "l"(a), "l"(b), "r"(add), "n"((int)TURNED));
 }
 
-template <> __device__ __forceinline__ void panel_mma<6, true>(float (&d)[6][4], uint64_t a, uint64_t b, int add)
-{
-    PN_ASM("{.reg .pred p; setp.ne.b32 p, %26, 0; wgmma.mma_async.sync.aligned.m64n48k16.f32.bf16.bf16 {"
-           "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-           "%21, %22, %23"
-           "}, %24, %25, p, 1, 1, 1, 0;}"
-           : PN_16(0), PN_8(4)
-           : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void panel_mma<8, false>(float (&d)[8][4], uint64_t a, uint64_t b, int add)
+template <bool TURNED>
+static __device__ __forceinline__ void panel_mma(float (&d)[8][4], uint64_t a, uint64_t b, int add)
 {
     PN_ASM("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
            "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-           "}, %32, %33, p, 1, 1, 0, 0;}"
+           "}, %32, %33, p, 1, 1, %35, 0;}"
            : PN_32(0)
-           : "l"(a), "l"(b), "r"(add));
+           : "l"(a), "l"(b), "r"(add), "n"((int)TURNED));
 }
 
-template <> __device__ __forceinline__ void panel_mma<8, true>(float (&d)[8][4], uint64_t a, uint64_t b, int add)
-{
-    PN_ASM("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-           "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-           "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-           "}, %32, %33, p, 1, 1, 1, 0;}"
-           : PN_32(0)
-           : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void panel_mma<12, false>(float (&d)[12][4], uint64_t a, uint64_t b, int add)
+template <bool TURNED>
+static __device__ __forceinline__ void panel_mma(float (&d)[12][4], uint64_t a, uint64_t b, int add)
 {
     PN_ASM("{.reg .pred p; setp.ne.b32 p, %50, 0; wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
            "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
            "%40, %41, %42, %43, %44, %45, %46, %47"
-           "}, %48, %49, p, 1, 1, 0, 0;}"
+           "}, %48, %49, p, 1, 1, %51, 0;}"
            : PN_32(0), PN_16(8)
-           : "l"(a), "l"(b), "r"(add));
+           : "l"(a), "l"(b), "r"(add), "n"((int)TURNED));
 }
 
-template <> __device__ __forceinline__ void panel_mma<12, true>(float (&d)[12][4], uint64_t a, uint64_t b, int add)
-{
-    PN_ASM("{.reg .pred p; setp.ne.b32 p, %50, 0; wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-           "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-           "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
-           "%40, %41, %42, %43, %44, %45, %46, %47"
-           "}, %48, %49, p, 1, 1, 1, 0;}"
-           : PN_32(0), PN_16(8)
-           : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void panel_mma<16, false>(float (&d)[16][4], uint64_t a, uint64_t b, int add)
+template <bool TURNED>
+static __device__ __forceinline__ void panel_mma(float (&d)[16][4], uint64_t a, uint64_t b, int add)
 {
     PN_ASM("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
            "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
            "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "
            "%59, %60, %61, %62, %63"
-           "}, %64, %65, p, 1, 1, 0, 0;}"
+           "}, %64, %65, p, 1, 1, %67, 0;}"
            : PN_32(0), PN_32(8)
-           : "l"(a), "l"(b), "r"(add));
-}
-
-template <> __device__ __forceinline__ void panel_mma<16, true>(float (&d)[16][4], uint64_t a, uint64_t b, int add)
-{
-    PN_ASM("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-           "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-           "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
-           "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "
-           "%59, %60, %61, %62, %63"
-           "}, %64, %65, p, 1, 1, 1, 0;}"
-           : PN_32(0), PN_32(8)
-           : "l"(a), "l"(b), "r"(add));
+           : "l"(a), "l"(b), "r"(add), "n"((int)TURNED));
 }
 
 #undef PN_4

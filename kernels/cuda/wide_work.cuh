@@ -117,6 +117,37 @@ static __device__ __forceinline__ bool run_next(const flash_args &a, wide_run *r
     return true;
 }
 
+/* A thread's two vectors of a piece's first 16, as mma.sync has them: lane / 4 and lane / 4 + 8. */
+typedef struct {
+    float top[2], sum[2]; /* log2 domain; sums of this thread's tokens */
+    cu_sight sight[2];
+    int64_t row[2];
+    int head[2];
+    bool there[2];
+} pair_rows;
+
+static __device__ __forceinline__ pair_rows pair_rows_of(const flash_args &a, const wide_piece &p)
+{
+    pair_rows w;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int m = threadIdx.x % 32 / 4 + 8 * i;
+        w.there[i] = m < p.n_vectors;
+        w.top[i] = -INFINITY;
+        w.sum[i] = 0;
+        w.row[i] = p.row0 + (w.there[i] ? m / a.group : 0);
+        w.head[i] = p.kv_head * a.group + (w.there[i] ? m % a.group : 0);
+        w.sight[i] = cu_sight_of(a.batch, p.seq, (int)w.row[i], a.window);
+    }
+    return w;
+}
+
+/* Whether tokens up to `last` were all cached by earlier passes, so that nothing in front of this launch writes them. */
+static __device__ __forceinline__ bool is_old(const flash_args &a, const wide_piece &p, int last)
+{
+    return last * a.kv.mod + a.kv.rem < p.clear_slots;
+}
+
 /* ---- joining parts: grid (rows, heads), JOIN_WAYS threads for every four columns, in whole warps ---- */
 
 /* Where parts lie: [run][place][tile of MT vectors][half] of [MT, DV] and of [MT]. */

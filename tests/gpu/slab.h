@@ -13,7 +13,7 @@
 
 typedef struct slab slab;
 
-/* NULL where there is no card; the test then says so and skips. */
+/* Where there is no card the test says so and skips. */
 slab *slab_create(size_t bytes);
 void slab_destroy(slab *s);
 /* Forgets all that was cut. */

@@ -63,14 +63,6 @@ static slab_tolerance tol(tpl_dtype t)
 
 static const tpl_dtype kinds[][2] = {{DT_F32, DT_F32}, {DT_F32, DT_BF16}, {DT_BF16, DT_BF16}}; /* activations, cache */
 
-static slab *open_slab(void)
-{
-    slab *s = slab_create(SLAB_BYTES);
-    if (!s)
-        cr_skip_test("no CUDA card is here");
-    return s;
-}
-
 /* Of small shapes: decode, empty sequences, a rank's own tokens, and a tree. */
 static bool is_taken(const world_spec *w)
 {
@@ -163,7 +155,7 @@ static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, 
 
 static void check_latents(bool wide)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     for (int w = 0; w < N_WORLDS; w++)
         for (int i = 0; i < (int)(sizeof latents / sizeof *latents); i++)
             for (int k = 0; k < 3; k++)
@@ -217,7 +209,7 @@ static void check_gqa(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl
 
 Test(attention, grouped)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     for (int w = 0; w < N_WORLDS + N_WINDOWS; w++)
         for (int i = 0; i < (int)(sizeof groups / sizeof *groups); i++)
             for (int k = groups[i].kv_heads > 8 ? 2 : 0; k < 3; k++) {
@@ -230,7 +222,7 @@ Test(attention, grouped)
 
 Test(attention, many_sequences)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     for (int w = 0; w < 2; w++) {
         for (int i = 0; i < (int)(sizeof latents / sizeof *latents); i++)
             if (latents[i].lat >= 100 && latents[i].heads <= (w ? 64 : 128))
@@ -298,7 +290,7 @@ static void check_mha(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl
 
 Test(attention, multi_head_form)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     for (int w = 0; w < N_WORLDS; w++)
         for (int i = 0; i < N_MULTIS; i++)
             for (int k = 0; k < 3; k++)
@@ -313,7 +305,7 @@ Test(attention, multi_head_form_by_heads)
 {
     static const world_spec spec = {
         .name = "by_heads", .n_seqs = 2, .prefix = {4200, 100}, .rows = {2, 1}, .page_tok = 64, .mod = 1};
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     if (shapes_are_small())
         cr_skip_test("no head of this has a small shape");
     check_mha(s, &spec, N_MULTIS, DT_BF16, DT_BF16, true);
@@ -330,7 +322,7 @@ Test(attention, multi_head_form_in_blocks)
 {
     static const world_spec spec = {
         .name = "blocks", .n_seqs = 2, .prefix = {4200, 100}, .rows = {2, 1}, .page_tok = 64, .mod = 1};
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     if (shapes_are_small())
         cr_skip_test("no block of this has a small shape");
     check_mha(s, &spec, N_MULTIS + 2, DT_BF16, DT_BF16, true);
@@ -344,7 +336,7 @@ Test(attention, multi_head_form_in_blocks)
 
 Test(attention, append)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[160];
     for (int w = 0; w < N_WORLDS; w++)
         for (int k = 0; k < 3; k++) {

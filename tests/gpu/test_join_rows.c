@@ -8,14 +8,6 @@
 
 enum { SLAB_BYTES = 64 << 20 };
 
-static slab *open_slab(void)
-{
-    slab *s = slab_create(SLAB_BYTES);
-    if (!s)
-        cr_skip_test("no CUDA card is here");
-    return s;
-}
-
 static const slab_tolerance one_step = {1e-6, 0x1p-7};
 
 enum { ROWS = 3, PAGES = 4, PAGE_TOK = 8, MAX_POS = 40 };
@@ -26,33 +18,45 @@ typedef struct {
     mat pages;
 } cache;
 
-/* Two rows of one sequence, one of another. */
-static void make_cache(slab *s, cache *k, tpl_dtype t, int width, int mod)
+/* The batch's arrays on the host, and how its sequences lie: a table of max_pages a sequence, of n_pages in all. */
+typedef struct {
+    int n_rows, n_seqs, n_pages, max_pages, max_slots;
+    const int32_t *token, *pos, *seq, *row0, *prefix, *table;
+} layout;
+
+static void lay_cache(slab *s, cache *k, const layout *of, tpl_dtype t, int width, int mod, int rem)
 {
-    static const int32_t token[] = {1, 2, 3}, pos[] = {9, 10, 2}, seq[] = {0, 0, 1}, row0[] = {0, 2, 3},
-                         prefix[] = {9, 2}, table[] = {2, 0, 1, 3};
-    k->batch = (batch_view){.n_rows = ROWS,
-                            .n_seqs = 2,
-                            .row_token = slab_copy(s, token, sizeof token),
-                            .row_seq = slab_copy(s, seq, sizeof seq),
-                            .row_pos = slab_copy(s, pos, sizeof pos),
-                            .seq_row0 = slab_copy(s, row0, sizeof row0),
-                            .seq_prefix = slab_copy(s, prefix, sizeof prefix),
+    size_t rows = (size_t)of->n_rows * sizeof(int32_t), seqs = (size_t)of->n_seqs * sizeof(int32_t);
+    k->batch = (batch_view){.n_rows = of->n_rows,
+                            .n_seqs = of->n_seqs,
+                            .row_token = slab_copy(s, of->token, rows),
+                            .row_seq = slab_copy(s, of->seq, rows),
+                            .row_pos = slab_copy(s, of->pos, rows),
+                            .seq_row0 = slab_copy(s, of->row0, seqs + sizeof(int32_t)),
+                            .seq_prefix = slab_copy(s, of->prefix, seqs),
                             .max_seq_rows = 2,
-                            .max_slots = 16};
-    k->pages = (mat){.data = slab_cut(s, (size_t)(PAGES * PAGE_TOK * width) * dtype_bytes(t)),
+                            .max_slots = of->max_slots};
+    k->pages = (mat){.data = slab_cut(s, (size_t)(of->n_pages * PAGE_TOK * width) * dtype_bytes(t)),
                      .dtype = t,
-                     .rows = PAGES * PAGE_TOK,
+                     .rows = of->n_pages * PAGE_TOK,
                      .cols = width,
                      .stride = width};
     k->kv = (kv_view){.pages = k->pages.data,
                       .dtype = t,
                       .width = width,
                       .page_tok = PAGE_TOK,
-                      .page_table = slab_copy(s, table, sizeof table),
-                      .max_pages = 2,
+                      .page_table = slab_copy(s, of->table, seqs * (size_t)of->max_pages),
+                      .max_pages = of->max_pages,
                       .mod = mod,
-                      .rem = 0};
+                      .rem = rem};
+}
+
+/* Two rows of one sequence, one of another. */
+static void make_cache(slab *s, cache *k, tpl_dtype t, int width, int mod)
+{
+    static const int32_t token[] = {1, 2, 3}, pos[] = {9, 10, 2}, seq[] = {0, 0, 1}, row0[] = {0, 2, 3},
+                         prefix[] = {9, 2}, table[] = {2, 0, 1, 3};
+    lay_cache(s, k, &(layout){ROWS, 2, PAGES, 2, 16, token, pos, seq, row0, prefix, table}, t, width, mod, 0);
 }
 
 static slab_case rope_case(slab *s, rng *r, mat x, int heads, int stride, int dim, bool interleaved, const cache *k)
@@ -90,7 +94,7 @@ static mat columns(mat m, int64_t col, int64_t n)
 /* Llama's: queries of 32 heads, keys of 8, then keys and values into the cache. */
 Test(join_rows, ropes_and_append)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     static const int heads[][3] = {{32, 8, 128}, {3, 1, 16}, {128, 1, 64}};
     char what[96];
     for (int i = 0; i < 6; i++) {
@@ -114,7 +118,7 @@ Test(join_rows, ropes_and_append)
  * which a rank may keep every second slot. */
 Test(join_rows, latent_rows)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (int i = 0; i < 6; i++) {
         rng r = rng_make((uint64_t)i, 70);
@@ -169,35 +173,15 @@ static void make_wide_cache(slab *s, cache *k, int n, int width, int mod)
         }
     }
     row0[n_seqs] = n;
-    k->batch = (batch_view){.n_rows = n,
-                            .n_seqs = n_seqs,
-                            .row_token = slab_copy(s, token, sizeof token),
-                            .row_seq = slab_copy(s, seq, sizeof seq),
-                            .row_pos = slab_copy(s, pos, sizeof pos),
-                            .seq_row0 = slab_copy(s, row0, sizeof row0),
-                            .seq_prefix = slab_copy(s, prefix, sizeof prefix),
-                            .max_seq_rows = 2,
-                            .max_slots = PAGE_TOK * mod};
-    k->pages = (mat){.data = slab_cut(s, (size_t)(MOST * PAGE_TOK * width) * dtype_bytes(DT_BF16)),
-                     .dtype = DT_BF16,
-                     .rows = MOST * PAGE_TOK,
-                     .cols = width,
-                     .stride = width};
-    k->kv = (kv_view){.pages = k->pages.data,
-                      .dtype = DT_BF16,
-                      .width = width,
-                      .page_tok = PAGE_TOK,
-                      .page_table = slab_copy(s, table, sizeof table),
-                      .max_pages = 1,
-                      .mod = mod,
-                      .rem = mod - 1};
+    lay_cache(s, k, &(layout){n, n_seqs, MOST, 1, PAGE_TOK * mod, token, pos, seq, row0, prefix, table}, DT_BF16, width,
+              mod, mod - 1);
 }
 
 /* The latent's rows, then the queries' other parts times the key projection a head, and, where context is shared, the
  * turned parts beside the results. */
 Test(join_rows, latent_rows_and_absorb)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     static const int sizes[][4] = {{1, 16, 128, 512}, {2, 5, 128, 256}, {29, 64, 128, 512},
                                    {59, 16, 64, 512}, {3, 3, 40, 72},   {96, 4, 128, 256}};
     char what[96];

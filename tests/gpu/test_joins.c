@@ -8,14 +8,6 @@
 
 enum { SLAB_BYTES = 64 << 20 };
 
-static slab *open_slab(void)
-{
-    slab *s = slab_create(SLAB_BYTES);
-    if (!s)
-        cr_skip_test("no CUDA card is here");
-    return s;
-}
-
 /* Products of n values up to 1: where an input of the product was rounded the other way, 2^-8 of it, they move by up to
  * 2^-8 n^(1/2); and one rounding of the result. */
 static slab_tolerance after_rounding(double n_summed)
@@ -55,7 +47,7 @@ static const int shapes[][3] = {
 
 Test(joins, norm_and_products)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int parts = 1; parts <= 4; parts++) {
@@ -85,7 +77,7 @@ static const int shared_x[][4] = {{29, 7168, 576, 192}, {59, 520, 64, 320}, {5, 
 
 Test(joins, products_of_more_rows)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof shared_x / sizeof *shared_x; i++)
         for (int parts = 2; parts <= 4; parts++) {
@@ -109,7 +101,7 @@ Test(joins, products_of_more_rows)
 /* silu_mul's result in gate's place, and elsewhere. */
 Test(joins, swiglu)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int k = 0; k < 4; k++) {
@@ -140,7 +132,7 @@ Test(joins, swiglu)
 
 Test(joins, product_and_add)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int k = 0; k < 3; k++) {
@@ -167,7 +159,7 @@ Test(joins, product_and_add)
 /* The residual add of more rows, and the norm behind it. */
 Test(joins, add_and_norm)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     static const int sizes[][2] = {{5, 8}, {29, 7168}, {64, 1000}, {7, 16384}};
     char what[96];
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -198,7 +190,7 @@ static const struct {
 
 Test(joins, norm_and_route)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         rng r = rng_make(i, 80);
@@ -278,7 +270,7 @@ static slab_case routed_case(slab *s, rng *r, mat x, size_t i, mat weights[3][16
 
 Test(joins, experts)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     static mat weights[3][16];
     for (size_t i = 0; i < sizeof experts / sizeof *experts; i++) {

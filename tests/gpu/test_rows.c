@@ -18,14 +18,6 @@ static slab_tolerance tol(tpl_dtype t, double n_summed)
     return (slab_tolerance){n_summed * 0x1p-22, 2e-6};
 }
 
-static slab *open_slab(void)
-{
-    slab *s = slab_create(SLAB_BYTES);
-    if (!s)
-        cr_skip_test("no CUDA card is here");
-    return s;
-}
-
 static const tpl_dtype types[] = {DT_F32, DT_BF16};
 
 #define EACH_TYPE(t)                                                                                                   \
@@ -45,7 +37,7 @@ static const struct {
 
 Test(rows, norms)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         EACH_TYPE(t)
@@ -88,7 +80,7 @@ Test(rows, norms)
 
 Test(rows, element_by_element)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     static const int64_t shapes[][2] = {{1, 1}, {3, 257}, {7, 1000}, {130, 64}};
     for (int i = 0; i < 4; i++)
@@ -161,7 +153,7 @@ static void check_lse_merge(slab *s, tpl_dtype t, int heads, int lat, int gap)
 
 Test(rows, heads)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     EACH_TYPE(t)
     {
         check_copy_heads(s, t, 3, 11, 20, 13, 1);
@@ -185,7 +177,7 @@ static batch_view small_batch(slab *s, int32_t n)
 
 Test(rows, embed_and_rope)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     EACH_TYPE(t)
     {
@@ -224,7 +216,7 @@ static const struct {
 
 Test(rows, products)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof products / sizeof *products; i++)
         EACH_TYPE(t)
@@ -254,7 +246,7 @@ Test(rows, products)
 
 Test(rows, head_products)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     static const int shapes[][4] = {
         {3, 2, 5, 7}, {1, 8, 128, 512}, {17, 4, 32, 64}}; /* rows, heads, rows and columns of a head */
@@ -298,7 +290,7 @@ static const struct {
  * otherwise, which seeded inputs do not have. */
 Test(rows, routes)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++)
         EACH_TYPE(t)
@@ -364,7 +356,7 @@ static void make_experts(slab *s, rng *r, tpl_dtype t, int n, int64_t rows, int6
 
 Test(rows, experts)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     static mat gate[64], up[64], down[64];
     for (size_t i = 0; i < sizeof experts / sizeof *experts; i++)
@@ -408,7 +400,7 @@ Test(rows, experts)
 Test(rows, best_token)
 {
     enum { ROWS = 4, N = 70001 };
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     rng r = rng_make(1, 11);
     mat logits = slab_mat(s, &r, ROWS, N, 0, DT_F32, 9);
     float *row = logits.data;

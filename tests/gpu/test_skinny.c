@@ -7,14 +7,6 @@
 
 enum { SLAB_BYTES = 96 << 20, MAX_EXPERTS = 64 };
 
-static slab *open_slab(void)
-{
-    slab *s = slab_create(SLAB_BYTES);
-    if (!s)
-        cr_skip_test("no CUDA card is here");
-    return s;
-}
-
 /* As in test_rows.c: f32 sums of n values, and one bf16 step of the result. */
 static slab_tolerance tol(tpl_dtype out, double n_summed)
 {
@@ -50,7 +42,7 @@ static void check_product(slab *s, int rows, int n, int k, int kind, uint64_t se
 
 Test(skinny, products)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     for (size_t i = 0; i < sizeof products / sizeof *products; i++)
         for (int j = 0; j < 7 * 4; j++)
             check_product(s, row_counts[j / 4], products[i][0], products[i][1], j % 4, i);
@@ -60,7 +52,7 @@ Test(skinny, products)
 /* Rows of which warpgroups take tiles, to the last and past it. */
 Test(skinny, panels)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     static const int rows[] = {16, 29, 46, 59, 64, 96, 114, 128, 129};
     static const int shapes[][2] = {{8, 8}, {37, 72}, {130, 520}, {576, 2048}, {264, 7168}, {2200, 264}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -76,7 +68,7 @@ static const int heads_of[][4] = {{1, 16, 128, 512}, {1, 3, 40, 72},   {2, 5, 12
 
 Test(skinny, heads)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     for (size_t i = 0; i < sizeof heads_of / sizeof *heads_of; i++)
         for (int k = 0; k < 4; k++) {
@@ -129,7 +121,7 @@ static void random_ids(rng *r, const mat *ids, int n)
 
 Test(skinny, experts)
 {
-    slab *s = open_slab();
+    slab *s = slab_create(SLAB_BYTES);
     char what[96];
     static mat gate[MAX_EXPERTS], up[MAX_EXPERTS], down[MAX_EXPERTS];
     for (size_t i = 0; i < sizeof experts / sizeof *experts; i++) {
