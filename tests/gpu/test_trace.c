@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/arena.h"
 #include "base/text.h"
 #include "device/gpu.h"
 #include "engine/card_marks.h"
@@ -208,6 +209,55 @@ Test(gpu_trace, a_gather_by_the_library)
     if (gpu_count() < 2)
         cr_skip_test("%d CUDA cards are here, two are needed", gpu_count());
     trace_decode("shape:deepseek-v3,moe=off,layers=1", "mla", 2, RANKS_NCCL, MANY_SEQS);
+}
+
+/* What is timed as a step's attention is its attention, of every layer and nothing else, and leaves later passes as they
+ * were. */
+static void check_attention_alone(int tp, const char *text)
+{
+    world w;
+    card_trace_check check;
+    tpl_err e = {0};
+    open_world(&w, "worldlet-mla", text, tp, RANKS_LOCAL, 1);
+    prefill(&w);
+    decode(&w);
+    int vocab = team_plan(w.run.team, 0)->cfg.vocab, attentions = 0;
+    float *before = tpl_calloc((size_t)vocab, sizeof *before);
+    memcpy(before, session_logits(w.s, 0), (size_t)vocab * sizeof *before);
+    cr_assert(session_set_attention_only(w.s, true, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    gpu_trace *t = begin();
+    for (int i = 0; i < PASSES + 2; i++) {
+        session_truncate(w.s, w.seqs[0], PROMPT);
+        gpu_trace_pass(i - 2);
+        decode(&w);
+        gpu_trace_pass(-1);
+    }
+    cr_assert(gpu_trace_end(t, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    spans *sp = card_trace_spans(w.s, t, PASSES, true, &check);
+    for (int r = 0; r < tp; r++)
+        for (int64_t i = 0; i < spans_count(sp, r); i++) {
+            const span *a = spans_at(sp, r, i);
+            bool attention = !a->outside && op_is_attention(a->step->call.kind) && a->n_steps == 1;
+            cr_expect(attention || a->outside, "%s of a pass of attention alone", a->step->name);
+            attentions += attention;
+        }
+    cr_expect_geq(attentions, PASSES * tp * team_plan(w.run.team, 0)->cfg.n_layers);
+    cr_expect_eq(check.n_unlike + check.n_unmarked, 0, "%s", check.first_unlike);
+    cr_assert(session_set_attention_only(w.s, false, &e) == TPL_OK);
+    session_truncate(w.s, w.seqs[0], PROMPT);
+    decode(&w);
+    cr_expect_arr_eq(before, session_logits(w.s, 0), (size_t)vocab * sizeof *before);
+    free(before);
+    gpu_trace_destroy(t);
+    spans_destroy(sp);
+    close_world(&w);
+}
+
+Test(gpu_trace, attention_alone_is_attention_alone)
+{
+    need_card();
+    check_attention_alone(1, "mla");
+    check_attention_alone(2, "tpla:g=2:u=id");
 }
 
 /* A prefill is launched directly: external ids, not nodes, say what belongs to what. */
