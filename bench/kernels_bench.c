@@ -12,6 +12,8 @@
 #include "bench/kernel_card.h"
 #include "bench/kernel_world.h"
 #include "bench/pair.h"
+#include "bench/target_trace.h"
+#include "device/gpu_trace.h"
 #include "results/host.h"
 
 static const double lift_budget_s = 0.6;
@@ -38,6 +40,7 @@ typedef struct {
     evict *ev;   /* NULL: cases run on a card */
     FILE *samples;
     char device[96];
+    bool after_trace;   /* the tracer had run in this process before the group was timed */
     double noise_floor; /* of the group at hand; 0: not measured */
     int n_wrong_rows;
 } bench;
@@ -97,6 +100,10 @@ static tpl_code open_card(bench *b, tpl_err *e)
 
 static tpl_code bench_open(bench *b, const kernels_request *q, bool on_card, run_dir *rd, tpl_err *e)
 {
+    if (q->trace && !on_card)
+        return tpl_fail(e, TPL_E_USAGE, "--trace", "is of what cards do, expected with --backend cuda");
+    if (q->trace)
+        TPL_TRY(gpu_trace_check(e));
     *b = (bench){.q = q, .rd = rd, .measure = q->measure};
     if (q->ceilings)
         b->ceil = *q->ceilings;
@@ -268,6 +275,8 @@ static void add_note(const bench *b, entry *x, const char *more)
         text_addf(&note, "%lld output elements checked; ", (long long)entry_checked(x));
     if (b->noise_floor > 0)
         text_addf(&note, "noise floor %.2f%%; ", 100 * b->noise_floor);
+    if (b->after_trace)
+        text_addf(&note, "timed in a process that had traced before; ");
     if (*more)
         text_addf(&note, "%s; ", more);
     if (note.len >= 2)
@@ -329,6 +338,34 @@ static tpl_code write_group(bench *b, entry *x, measure_result *r, int n, pair_m
     return TPL_OK;
 }
 
+/* ---- traces ---- */
+
+static void config_trace(void *user, rs_row *r)
+{
+    const entry *x = user;
+    static const int columns[][2] = {{TRACE_variant, KER_variant}, {TRACE_backend, KER_backend},
+                                     {TRACE_compute, KER_dtype},   {TRACE_kv_dtype, KER_dtype},
+                                     {TRACE_batch, KER_batch},     {TRACE_context_tok, KER_context_tok},
+                                     {TRACE_device, KER_device},   {TRACE_command, KER_command}};
+    row_set_text(r, TRACE_bench, "kernels");
+    row_set_text(r, TRACE_model, x->c->shape);
+    row_set_text(r, TRACE_weights, "random");
+    row_set_int(r, TRACE_tp, x->c->tp);
+    row_set_text(r, TRACE_ranks, "solo");
+    row_set_text(r, TRACE_phase, "operation");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (*row_get(&x->row, columns[i][1]))
+            row_set_named(r, rs_columns(RS_TRACES)[columns[i][0]].name, row_get(&x->row, columns[i][1]), "trace", NULL);
+}
+
+static tpl_code trace_entry(const bench *b, entry *x, const bench_target *t, tpl_err *e)
+{
+    char name[512], title[600];
+    kernel_case_name(x->c, name, sizeof name);
+    snprintf(title, sizeof title, "%s, %d runs a replay", name, t->units);
+    return target_trace_write(&(target_trace){t, x->id.hex, title, "operation", config_trace, x}, b->rd, e);
+}
+
 /* ---- groups ---- */
 
 static tpl_code choose_mode(const bench *b, const kernel_case *c, int n, pair_mode *mode, tpl_err *e)
@@ -374,9 +411,12 @@ static tpl_code measure_group(bench *b, const kernel_case *c, int n, tpl_err *e)
         entry_init(b, &x[i], &c[i]);
         t[i] = entry_open(b, &x[i]);
     }
+    b->after_trace = gpu_trace_has_run();
     tpl_code rc = pair_measure(t, n, mode, &b->measure, r, e);
     if (rc == TPL_OK)
         rc = write_group(b, x, r, n, mode, e);
+    for (int i = 0; i < n && rc == TPL_OK && b->q->trace; i++)
+        rc = r[i].n_cold > 0 ? trace_entry(b, &x[i], &t[i], e) : TPL_OK;
     for (int i = 0; i < n; i++) {
         entry_fini(&x[i]);
         measure_result_fini(&r[i]);

@@ -23,6 +23,7 @@ typedef struct {
     const ceilings *ceilings; /* NULL: ceilings_open() with the next, or what card 0 can do */
     ceilings_options ceilings_options;
     bool aa;                  /* first compare each group's first case with itself: the noise floor, in `note` */
+    bool trace;               /* of cases on a card: traces/<cell_id>.json and traces.csv, after each group's rows */
     const char *samples_path; /* every sample as a CSV line; NULL: none */
     uint64_t seed;            /* of the bootstrap */
     /* Called after each row was written, for live output; NULL: none. */

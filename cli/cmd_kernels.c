@@ -42,7 +42,7 @@ static const cli_option options[] = {
     {"max-samples", "N", "cold samples of a case at most (default 400)", false},
     {"timeout", "S", "sampling time of a case at most, seconds (default 2)", false},
     {"aa", NULL, "first compare each group's first case with itself: the noise floor", false},
-    {"trace", NULL, "of collectives between cards: write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv by CUPTI", false},
+    {"trace", NULL, "on cards: write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv by CUPTI", false},
     {"samples", "FILE", "write every sample as CSV", true},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
@@ -232,15 +232,13 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     TPL_TRY(take_collectives(s, c, &links, &collectives, e));
     if (collectives)
         return run_links(s, c, &links, e);
-    if (s->trace)
-        return tpl_fail(e, TPL_E_USAGE, "--trace", "is for collectives between cards; latency traces a model's steps");
     cli_run r = {0};
     ceilings used = {0};
     card_watches watches = {0};
     bench_clock clock;
     tpl_err print_err;
     s->axes.shapes_dir = text_path_join(&c->mem, cli_home(), "models/shapes");
-    kernels_request q = {.axes = s->axes, .aa = s->aa, .samples_path = s->samples, .seed = 1, .measure = {.max_samples = s->max_samples, .timeout_s = s->timeout_s}};
+    kernels_request q = {.axes = s->axes, .aa = s->aa, .trace = s->trace, .samples_path = s->samples, .seed = 1, .measure = {.max_samples = s->max_samples, .timeout_s = s->timeout_s}};
     if (s->list)
         return print_list(&q, s->format, e);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "kernels", &r, e));
