@@ -33,9 +33,34 @@ batch_shape kernel_case_batch(const kernel_case *c)
     return batch_shape_uniform(c->batch, c->context_tok - c->query_tok, c->query_tok);
 }
 
+static bool is_card(const char *backend)
+{
+    return strncmp(backend, "cuda", 4) == 0;
+}
+
+bool kernel_case_on_card(const kernel_case *c)
+{
+    return is_card(c->backend);
+}
+
+/* As teams run: activations are f32 on the processor, and what products compute in on a card. */
 plan_types kernel_case_types(const kernel_case *c)
 {
-    return (plan_types){.act = DT_F32, .kv = c->dtype, .weight = c->dtype, .folded = c->dtype};
+    return (plan_types){
+        .act = kernel_case_on_card(c) ? c->dtype : DT_F32, .kv = c->dtype, .weight = c->dtype, .folded = c->dtype};
+}
+
+const kernel_row *kernel_case_row(const kernel_case *c, const op_call *call)
+{
+    const kernel_row *const *rows;
+    const kernel_row *best = kernel_find(c->backend, call);
+    if (best)
+        return best;
+    for (int i = kernel_rows(call->kind, &rows) - 1; i >= 0; i--)
+        if (strcmp(rows[i]->name, c->backend) == 0 && (!rows[i]->available || rows[i]->available()) &&
+            (!rows[i]->supports || rows[i]->supports(call)))
+            return rows[i];
+    return NULL;
 }
 
 /* ---- cells ---- */
@@ -217,6 +242,11 @@ static tpl_code parse_axes(arena *a, const kernel_axes *x, options *o, tpl_err *
     TPL_TRY(parse_numbers(a, "--threads", x->threads, "1", 1024, &o->threads, e));
     o->shapes = parse_words(a, x->shape, "deepseek-v3,kimi-k2,llama-3-70b");
     o->backends = parse_words(a, x->backend, "cpu");
+    for (int i = 1; i < o->backends.n; i++)
+        if (is_card(o->backends.v[i]) != is_card(o->backends.v[0]))
+            return tpl_fail(e, TPL_E_USAGE, "--backend",
+                            "names '%s' and '%s', expected all on the processor or all on a card", o->backends.v[0],
+                            o->backends.v[i]);
     o->filter = x->filter;
     return read_shapes(a, x, o, e);
 }
@@ -254,7 +284,9 @@ static void add_case(list *l, const kernel_case *c)
     kernel_case *own = &l->cases[l->n++];
     *own = *c;
     own->group = l->group;
-    if (c->batch * c->query_tok > MAX_ROWS)
+    if (kernel_case_on_card(c) && c->threads > 1)
+        snprintf(own->why_not, sizeof own->why_not, "%d copies at once are for the processor's cores", c->threads);
+    else if (c->batch * c->query_tok > MAX_ROWS)
         snprintf(own->why_not, sizeof own->why_not, "%lld rows in one pass, expected at most %d",
                  (long long)(c->batch * c->query_tok), MAX_ROWS);
 }
@@ -421,7 +453,7 @@ static void add_hadamard(list *l, kernel_case c, const char *shape)
     c.tp = 1;
     c.op = "hadamard";
     set_shape(&c, shape, "attn.hadamard");
-    mat x = {.dtype = DT_F32, .rows = c.context_tok, .cols = r, .stride = r};
+    mat x = {.dtype = kernel_case_types(&c).act, .rows = c.context_tok, .cols = r, .stride = r};
     mat w = {.dtype = c.dtype, .rows = r, .cols = r, .stride = r};
     op_call call = {.kind = OP_MATMUL, .matmul = {.x = x, .w = w, .out = x}};
     c.cost = op_cost(&call);
@@ -433,8 +465,9 @@ static void add_hadamard(list *l, kernel_case c, const char *shape)
 
 static void add_comm(list *l, kernel_case c, const char *shape)
 {
-    if (c.tp < 2 || c.dtype != l->o->dtypes[0] || c.threads != (int32_t)l->o->threads.v[0])
-        return; /* collectives carry f32, one thread a rank */
+    if (c.tp < 2 || c.dtype != l->o->dtypes[0] || c.threads != (int32_t)l->o->threads.v[0] ||
+        c.backend != l->o->backends.v[0] || kernel_case_on_card(&c))
+        return; /* collectives carry f32, one thread a rank; those of cards are measured by size */
     c.dtype = DT_F32;
     c.threads = c.tp;
     c.backend = "local";

@@ -9,6 +9,7 @@
 
 #include "bench/measure.h"
 #include "engine/plan.h"
+#include "kernels/kernels.h"
 #include "results/row.h"
 
 /* enum, name of --op, what it is */
@@ -68,7 +69,7 @@ typedef struct {
     const char *shape;      /* model shapes [deepseek-v3,kimi-k2,llama-3-70b] */
     const char *shapes_dir; /* folder of NAME.json [models/shapes] */
     const char *variant;    /* [mla,mla-dcp,tpla:g=2,tpla:g=4,gqa]; the first that fits a model is the baseline */
-    const char *backend;    /* [cpu] */
+    const char *backend;    /* [cpu]; all on the processor, or all on a card */
     const char *dtype;      /* bf16, f32 [bf16] */
     const char *tp;         /* [1,2,4] */
     const char *context;    /* cached tokens of decode attention [1K,8K] */
@@ -90,6 +91,11 @@ void kernel_case_command(const kernel_case *c, char *buf, size_t bytes);
 /* Sets the configuration columns of a row of kernels.csv. They say what was asked for ("cpu", not the table row that
  * the machine then offers), so that a resumed run knows a cell before it measures. */
 void kernel_case_fill(const kernel_case *c, rs_row *r);
+
+/* Whether the case's backend is, or is a row of, "cuda". */
+bool kernel_case_on_card(const kernel_case *c);
+/* What runs a call of the case: the best row of its backend, or the row of that name; NULL: none takes the shape. */
+const kernel_row *kernel_case_row(const kernel_case *c, const op_call *call);
 
 /* The plan and batch of a case (not of hadamard and comm); plan_destroy(). */
 tpl_code kernel_case_plan(const kernel_case *c, plan **out, tpl_err *e);

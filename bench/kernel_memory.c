@@ -179,29 +179,6 @@ static tpl_code make_tables(kernel_memory *m, const kernel_case *c, tpl_err *e)
     return TPL_OK;
 }
 
-static void bind_step(kernel_memory *m, const plan_step *s)
-{
-    void **bufs = arena_array(&m->a, void *, m->n_bufs);
-    const float **alpha = arena_array(&m->a, const float *, 1);
-    static const int64_t one_layer[KV_N_STREAMS];
-    for (int32_t i = 0; i < m->n_bufs; i++)
-        bufs[i] = m->bufs[i].data;
-    alpha[0] = m->alpha.data;
-    bind_env env = {.p = m->p,
-                    .rows = m->batch.n_rows,
-                    .logit_rows = 1,
-                    .act = DT_F32,
-                    .weights = m->bound,
-                    .bufs = bufs,
-                    .batch = &m->batch,
-                    .streams = m->views,
-                    .layer_bytes = one_layer,
-                    .rope_cos = m->rope_cos.data,
-                    .rope_sin = m->rope_sin.data,
-                    .alpha = alpha};
-    m->calls[m->n_calls++] = step_bind(s, &env);
-}
-
 static bool is_step(const kernel_case *c, const plan_step *s)
 {
     return s->layer == 0 && s->active && !s->is_comm && strcmp(s->name, c->step) == 0;
@@ -221,9 +198,6 @@ static tpl_code init_from_plan(kernel_memory *m, const kernel_case *c, tpl_err *
     for (int32_t i = 0; i < l->n; i++)
         if (is_step(c, &l->steps[i]))
             TPL_TRY(make_step(m, c, &l->steps[i], e));
-    for (int32_t i = 0; i < l->n && m->n_calls < KERNEL_MAX_STEPS; i++)
-        if (is_step(c, &l->steps[i]))
-            bind_step(m, &l->steps[i]);
     return TPL_OK;
 }
 
@@ -237,6 +211,7 @@ static tpl_code init_hadamard(kernel_memory *m, const kernel_case *c, tpl_err *e
     m->n_weights = 1;
     m->bufs = arena_array(&m->a, dev_buf, 2);
     m->weights = arena_array(&m->a, dev_buf, 1);
+    m->bound = arena_array(&m->a, bound_weight, 1);
     for (int i = 0; i < 2; i++)
         TPL_TRY(dev_alloc(&m->bufs[i], (size_t)(rows * n) * sizeof(float), "activations of the bench", e));
     TPL_TRY(dev_alloc(&m->weights[0], (size_t)(n * n) * dtype_bytes(c->dtype), "Hadamard matrix", e));
@@ -246,11 +221,62 @@ static tpl_code init_hadamard(kernel_memory *m, const kernel_case *c, tpl_err *e
             row[j] = __builtin_parityll((unsigned long long)(i & j)) ? -size : size;
         dtype_from_f32((char *)m->weights[0].data + (size_t)(i * n) * dtype_bytes(c->dtype), c->dtype, row, (size_t)n);
     }
-    mat x = {.data = m->bufs[0].data, .dtype = DT_F32, .rows = rows, .cols = n, .stride = n}, out = x;
-    mat u = {.data = m->weights[0].data, .dtype = c->dtype, .rows = n, .cols = n, .stride = n};
-    out.data = m->bufs[1].data;
-    m->calls[m->n_calls++] = (op_call){.kind = OP_MATMUL, .matmul = {.x = x, .w = u, .out = out}};
+    m->bound[0].m = (mat){.data = m->weights[0].data, .dtype = c->dtype, .rows = n, .cols = n, .stride = n};
     return TPL_OK;
+}
+
+/* ---- calls ---- */
+
+static op_call bind_hadamard(const kernel_case *c, const kernel_places *at)
+{
+    int64_t n = c->cfg->kv_lora_rank;
+    mat x = {.data = at->bufs[0], .dtype = at->act, .rows = c->context_tok, .cols = n, .stride = n}, out = x;
+    out.data = at->bufs[1];
+    return (op_call){.kind = OP_MATMUL, .matmul = {.x = x, .w = at->bound[0].m, .out = out}};
+}
+
+int memory_bind(const kernel_memory *m, const kernel_case *c, const kernel_places *at, op_call *calls)
+{
+    static const int64_t one_layer[KV_N_STREAMS];
+    if (c->family == FAM_HADAMARD) {
+        calls[0] = bind_hadamard(c, at);
+        return 1;
+    }
+    bind_env env = {.p = m->p,
+                    .rows = m->batch.n_rows,
+                    .logit_rows = 1,
+                    .act = at->act,
+                    .weights = at->bound,
+                    .bufs = at->bufs,
+                    .batch = at->batch,
+                    .streams = at->views,
+                    .layer_bytes = one_layer,
+                    .rope_cos = at->rope_cos,
+                    .rope_sin = at->rope_sin,
+                    .alpha = &at->alpha};
+    const plan_list *l = &m->p->list[c->phase];
+    int n = 0;
+    for (int32_t i = 0; i < l->n && n < KERNEL_MAX_STEPS; i++)
+        if (is_step(c, &l->steps[i]))
+            calls[n++] = step_bind(&l->steps[i], &env);
+    return n;
+}
+
+/* On the host activations are f32. */
+static void bind_here(kernel_memory *m, const kernel_case *c)
+{
+    void **bufs = arena_array(&m->a, void *, m->n_bufs);
+    for (int32_t i = 0; i < m->n_bufs; i++)
+        bufs[i] = m->bufs[i].data;
+    kernel_places here = {.act = DT_F32,
+                          .bufs = bufs,
+                          .bound = m->bound,
+                          .views = m->views,
+                          .batch = &m->batch,
+                          .rope_cos = m->rope_cos.data,
+                          .rope_sin = m->rope_sin.data,
+                          .alpha = m->alpha.data};
+    m->n_calls = memory_bind(m, c, &here, m->calls);
 }
 
 tpl_code memory_init(kernel_memory *m, const kernel_case *c, tpl_err *e)
@@ -258,6 +284,7 @@ tpl_code memory_init(kernel_memory *m, const kernel_case *c, tpl_err *e)
     *m = (kernel_memory){0};
     arena_init(&m->a);
     TPL_TRY(c->family == FAM_HADAMARD ? init_hadamard(m, c, e) : init_from_plan(m, c, e));
+    bind_here(m, c);
     memory_fill_activations(m);
     return TPL_OK;
 }

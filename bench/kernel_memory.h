@@ -1,5 +1,5 @@
 /* kernel_memory.h - the memory of one thread's copy of a case, filled with seeded numbers.
- * For:    bench/kernel_world.c.
+ * For:    bench/kernel_world.c, kernel_card.c.
  * Enter:  bench/.
  * Owns:   memory_init() owns everything until memory_fini(), which a failed init needs too.
  * Fails:  TPL_E_MEMORY. */
@@ -24,6 +24,19 @@ typedef struct {
     op_call calls[KERNEL_MAX_STEPS];
     int32_t n_calls;
 } kernel_memory;
+
+/* Where the operands of calls lie: in kernel_memory itself, or in copies of it on a card. */
+typedef struct {
+    tpl_dtype act;             /* of activations that the plan does not keep in f32 */
+    void *const *bufs;         /* [n_bufs] */
+    const bound_weight *bound; /* [n_weights] */
+    const kv_view *views;      /* [KV_N_STREAMS] */
+    const batch_view *batch;
+    const float *rope_cos, *rope_sin, *alpha;
+} kernel_places;
+
+/* Calls of the case's steps on operands that lie `at`; gives how many, KERNEL_MAX_STEPS at most. */
+int memory_bind(const kernel_memory *m, const kernel_case *c, const kernel_places *at, op_call *calls);
 
 tpl_code memory_init(kernel_memory *m, const kernel_case *c, tpl_err *e);
 void memory_fini(kernel_memory *m);

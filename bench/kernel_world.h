@@ -30,9 +30,4 @@ int64_t kernel_world_n_checked(const kernel_world *w);
 /* About what prepare allocates. */
 double kernel_world_bytes(const kernel_case *c);
 
-/* Elements that differ from `expected` by more than tol * (root mean square of expected + |expected|), or are NaN where
- * it is not, or the reverse. Both [rows, cols], row strides in elements. */
-int64_t kernel_count_wrong(const float *got, int64_t got_stride, const float *expected, int64_t rows, int64_t cols,
-                           double tol);
-
 #endif

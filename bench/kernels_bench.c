@@ -7,9 +7,13 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "bench/card_ceilings.h"
 #include "bench/comm_target.h"
+#include "bench/kernel_card.h"
 #include "bench/kernel_world.h"
 #include "bench/pair.h"
+#include "bench/target_trace.h"
+#include "device/gpu_trace.h"
 #include "results/host.h"
 
 static const double lift_budget_s = 0.6;
@@ -17,7 +21,8 @@ static const double lift_budget_s = 0.6;
 /* One case while its group is measured. */
 typedef struct {
     const kernel_case *c;
-    kernel_world *world; /* or */
+    kernel_world *world;  /* or */
+    kernel_card *on_card; /* or */
     comm_target *comm;
     rs_row row;
     rs_cell_id id;
@@ -27,11 +32,15 @@ typedef struct {
 typedef struct {
     const kernels_request *q;
     run_dir *rd;
+    measure_options measure;
+    gpu *card; /* NULL: cases run on the processor */
+    gpu_queue *queue;
     ceilings ceil;
     bool lifted; /* ceilings were measured again for this group */
-    evict *ev;
+    evict *ev;   /* NULL: cases run on a card */
     FILE *samples;
     char device[96];
+    bool after_trace;   /* the tracer had run in this process before the group was timed */
     double noise_floor; /* of the group at hand; 0: not measured */
     int n_wrong_rows;
 } bench;
@@ -68,18 +77,39 @@ static tpl_code note_overhead(bench *b, tpl_err *e)
     return rd_note_fact(b->rd, "overhead_us", text, e);
 }
 
-static tpl_code bench_open(bench *b, const kernels_request *q, run_dir *rd, tpl_err *e)
+static tpl_code open_processor(bench *b, tpl_err *e)
 {
-    *b = (bench){.q = q, .rd = rd};
     name_device(b);
     TPL_TRY(kernel_check_library(e));
+    if (!b->q->ceilings)
+        TPL_TRY(ceilings_open(&b->q->ceilings_options, &b->ceil, e));
+    return evict_create(&b->ev, e);
+}
+
+/* Samples are replays, and hot ones would be the same. */
+static tpl_code open_card(bench *b, tpl_err *e)
+{
+    if (!b->q->ceilings)
+        TPL_TRY(card_ceilings_open(0, &b->ceil, e));
+    TPL_TRY(gpu_open(0, &b->card, e));
+    TPL_TRY(gpu_use(b->card, e));
+    snprintf(b->device, sizeof b->device, "%.90s", gpu_get_facts(b->card)->name);
+    b->measure.hot_samples = -1;
+    return gpu_queue_create(b->card, &b->queue, e);
+}
+
+static tpl_code bench_open(bench *b, const kernels_request *q, bool on_card, run_dir *rd, tpl_err *e)
+{
+    if (q->trace && !on_card)
+        return tpl_fail(e, TPL_E_USAGE, "--trace", "is of what cards do, expected with --backend cuda");
+    if (q->trace)
+        TPL_TRY(gpu_trace_check(e));
+    *b = (bench){.q = q, .rd = rd, .measure = q->measure};
     if (q->ceilings)
         b->ceil = *q->ceilings;
-    else
-        TPL_TRY(ceilings_open(&q->ceilings_options, &b->ceil, e));
+    TPL_TRY(on_card ? open_card(b, e) : open_processor(b, e));
     TPL_TRY(note_ceilings(b, e));
     TPL_TRY(note_overhead(b, e));
-    TPL_TRY(evict_create(&b->ev, e));
     if (q->samples_path) {
         b->samples = fopen(q->samples_path, "a");
         if (!b->samples)
@@ -91,6 +121,9 @@ static tpl_code bench_open(bench *b, const kernels_request *q, run_dir *rd, tpl_
 static tpl_code bench_close(bench *b, tpl_code rc, tpl_err *e)
 {
     evict_destroy(b->ev);
+    gpu_queue_destroy(b->queue);
+    if (b->card)
+        gpu_close(b->card);
     if (b->samples && fclose(b->samples) != 0 && rc == TPL_OK)
         return tpl_fail(e, TPL_E_IO, b->q->samples_path, "cannot write: %s", strerror(errno));
     return rc;
@@ -110,8 +143,23 @@ static void entry_init(const bench *b, entry *x, const kernel_case *c)
     x->id = row_cell_id(&x->row);
 }
 
+/* Sum over the case's steps; collectives have none. */
+static double entry_bound(const bench *b, const kernel_case *c)
+{
+    double sum = 0;
+    for (int i = 0; i < c->n_steps; i++) {
+        const kernel_case_step *s = &c->steps[i];
+        sum += bound_us(&b->ceil, s->cost, s->in_place, bound_rate_type(s->kind, c->dtype), c->threads);
+    }
+    return c->n_steps > 0 ? sum : NAN;
+}
+
 static bench_target entry_open(const bench *b, entry *x)
 {
+    if (b->card) {
+        x->on_card = kernel_card_create(x->c, b->card, b->queue, entry_bound(b, x->c), b->q->inject);
+        return kernel_card_target(x->on_card);
+    }
     if (x->c->family == FAM_COMM) {
         x->comm = comm_target_create(x->c->comm, x->c->tp, x->c->context_tok, x->c->cfg->dim);
         return comm_target_bench(x->comm);
@@ -123,19 +171,19 @@ static bench_target entry_open(const bench *b, entry *x)
 static void entry_fini(entry *x)
 {
     kernel_world_destroy(x->world);
+    kernel_card_destroy(x->on_card);
     comm_target_destroy(x->comm);
     row_fini(&x->row);
 }
 
-/* Sum over the case's steps; collectives have none. */
-static double entry_bound(const bench *b, const kernel_case *c)
+static const char *entry_row(const entry *x)
 {
-    double sum = 0;
-    for (int i = 0; i < c->n_steps; i++) {
-        const kernel_case_step *s = &c->steps[i];
-        sum += bound_us(&b->ceil, s->cost, s->in_place, bound_rate_type(s->kind, c->dtype), c->threads);
-    }
-    return c->n_steps > 0 ? sum : NAN;
+    return x->world ? kernel_world_row(x->world) : x->on_card ? kernel_card_row(x->on_card) : "";
+}
+
+static int64_t entry_checked(const entry *x)
+{
+    return x->world ? kernel_world_n_checked(x->world) : x->on_card ? kernel_card_n_checked(x->on_card) : 0;
 }
 
 static void fill_bound_by(const bench *b, entry *x)
@@ -190,7 +238,7 @@ static void fill_rates(entry *x, double time_us)
 static tpl_code set_bound(bench *b, entry *x, double time_us, tpl_err *e)
 {
     x->bound_us = entry_bound(b, x->c);
-    if (x->bound_us > bound_bad_frac * time_us && !b->lifted && !b->q->ceilings) {
+    if (x->bound_us > bound_bad_frac * time_us && !b->lifted && !b->q->ceilings && !b->card) {
         b->lifted = true;
         TPL_TRY(ceilings_lift(lift_budget_s, &b->ceil, e));
         x->bound_us = entry_bound(b, x->c);
@@ -212,18 +260,23 @@ static void set_status(entry *x, measure_result *r)
 static void add_note(const bench *b, entry *x, const char *more)
 {
     text_buf note = {0};
-    if (x->world && *kernel_world_row(x->world))
-        text_addf(&note, "%s; ", kernel_world_row(x->world));
+    if (*entry_row(x))
+        text_addf(&note, "%s; ", entry_row(x));
+    if (x->on_card && !*x->c->why_not)
+        text_addf(&note, "replays of %d runs over %d copies of the operands; ", kernel_card_runs(x->on_card),
+                  kernel_card_copies(x->on_card));
     if (x->c->family == FAM_HADAMARD)
         text_addf(&note, "as a product with the matrix; ");
     if (x->c->family == FAM_COMM)
         text_addf(&note, "data in the caches, %d calls a sample; ", COMM_RUNS);
     else if (x->c->threads > 1)
         text_addf(&note, "%d independent copies at once; ", x->c->threads);
-    if (x->world && kernel_world_n_checked(x->world) > 0)
-        text_addf(&note, "%lld output elements checked; ", (long long)kernel_world_n_checked(x->world));
+    if (entry_checked(x) > 0)
+        text_addf(&note, "%lld output elements checked; ", (long long)entry_checked(x));
     if (b->noise_floor > 0)
         text_addf(&note, "noise floor %.2f%%; ", 100 * b->noise_floor);
+    if (b->after_trace)
+        text_addf(&note, "timed in a process that had traced before; ");
     if (*more)
         text_addf(&note, "%s; ", more);
     if (note.len >= 2)
@@ -285,16 +338,46 @@ static tpl_code write_group(bench *b, entry *x, measure_result *r, int n, pair_m
     return TPL_OK;
 }
 
+/* ---- traces ---- */
+
+static void config_trace(void *user, rs_row *r)
+{
+    const entry *x = user;
+    static const int columns[][2] = {{TRACE_variant, KER_variant}, {TRACE_backend, KER_backend},
+                                     {TRACE_compute, KER_dtype},   {TRACE_kv_dtype, KER_dtype},
+                                     {TRACE_batch, KER_batch},     {TRACE_context_tok, KER_context_tok},
+                                     {TRACE_device, KER_device},   {TRACE_command, KER_command}};
+    row_set_text(r, TRACE_bench, "kernels");
+    row_set_text(r, TRACE_model, x->c->shape);
+    row_set_text(r, TRACE_weights, "random");
+    row_set_int(r, TRACE_tp, x->c->tp);
+    row_set_text(r, TRACE_ranks, "solo");
+    row_set_text(r, TRACE_phase, "operation");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (*row_get(&x->row, columns[i][1]))
+            row_set_named(r, rs_columns(RS_TRACES)[columns[i][0]].name, row_get(&x->row, columns[i][1]), "trace", NULL);
+}
+
+static tpl_code trace_entry(const bench *b, entry *x, const bench_target *t, tpl_err *e)
+{
+    char name[512], title[600];
+    kernel_case_name(x->c, name, sizeof name);
+    snprintf(title, sizeof title, "%s, %d runs a replay", name, t->units);
+    return target_trace_write(&(target_trace){t, x->id.hex, title, "operation", config_trace, x}, b->rd, e);
+}
+
 /* ---- groups ---- */
 
-static pair_mode choose_mode(const kernel_case *c, int n)
+static tpl_code choose_mode(const bench *b, const kernel_case *c, int n, pair_mode *mode, tpl_err *e)
 {
+    int64_t free_bytes = 0;
     double *bytes = tpl_calloc((size_t)n, sizeof *bytes);
+    tpl_code rc = b->card ? gpu_free_bytes(b->card, &free_bytes, e) : TPL_OK;
     for (int i = 0; i < n; i++)
-        bytes[i] = kernel_world_bytes(&c[i]);
-    pair_mode mode = pair_choose(bytes, n, pair_free_bytes());
+        bytes[i] = b->card ? kernel_card_bytes(&c[i], b->card) : kernel_world_bytes(&c[i]);
+    *mode = pair_choose(bytes, n, b->card ? (double)free_bytes : pair_free_bytes());
     free(bytes);
-    return mode;
+    return rc;
 }
 
 static tpl_code measure_floor(bench *b, const kernel_case *c, tpl_err *e)
@@ -303,11 +386,13 @@ static tpl_code measure_floor(bench *b, const kernel_case *c, tpl_err *e)
     bench_target t[2];
     bstat_ratio aa = {NAN, NAN, NAN};
     const kernel_case both[] = {*c, *c};
+    pair_mode mode;
+    TPL_TRY(choose_mode(b, both, 2, &mode, e));
     for (int i = 0; i < 2; i++) {
         entry_init(b, &twins[i], c);
         t[i] = entry_open(b, &twins[i]);
     }
-    tpl_code rc = pair_measure_aa(t, choose_mode(both, 2), &b->q->measure, &aa, e);
+    tpl_code rc = pair_measure_aa(t, mode, &b->measure, &aa, e);
     double floor_ = bstat_noise_floor(aa);
     b->noise_floor = floor_ > 0 ? floor_ : 0;
     entry_fini(&twins[0]);
@@ -317,7 +402,8 @@ static tpl_code measure_floor(bench *b, const kernel_case *c, tpl_err *e)
 
 static tpl_code measure_group(bench *b, const kernel_case *c, int n, tpl_err *e)
 {
-    pair_mode mode = choose_mode(c, n);
+    pair_mode mode;
+    TPL_TRY(choose_mode(b, c, n, &mode, e));
     entry *x = tpl_calloc((size_t)n, sizeof *x);
     bench_target *t = tpl_calloc((size_t)n, sizeof *t);
     measure_result *r = tpl_calloc((size_t)n, sizeof *r);
@@ -325,9 +411,12 @@ static tpl_code measure_group(bench *b, const kernel_case *c, int n, tpl_err *e)
         entry_init(b, &x[i], &c[i]);
         t[i] = entry_open(b, &x[i]);
     }
-    tpl_code rc = pair_measure(t, n, mode, &b->q->measure, r, e);
+    b->after_trace = gpu_trace_has_run();
+    tpl_code rc = pair_measure(t, n, mode, &b->measure, r, e);
     if (rc == TPL_OK)
         rc = write_group(b, x, r, n, mode, e);
+    for (int i = 0; i < n && rc == TPL_OK && b->q->trace; i++)
+        rc = r[i].n_cold > 0 ? trace_entry(b, &x[i], &t[i], e) : TPL_OK;
     for (int i = 0; i < n; i++) {
         entry_fini(&x[i]);
         measure_result_fini(&r[i]);
@@ -377,7 +466,7 @@ tpl_code kernels_bench_run(const kernels_request *q, run_dir *rd, ceilings *used
     arena_init(&a);
     tpl_code rc = kernel_cases_make(&q->axes, &a, &cases, &n, e);
     if (rc == TPL_OK) {
-        rc = bench_open(&b, q, rd, e);
+        rc = bench_open(&b, q, kernel_case_on_card(&cases[0]), rd, e);
         if (rc == TPL_OK && used)
             *used = b.ceil;
         if (rc == TPL_OK)

@@ -3,7 +3,8 @@
  * Enter:  cli/, tests/.
  * Owns:   nothing; a request borrows its texts.
  * Fails:  TPL_E_USAGE and TPL_E_INPUT for the axes; TPL_E_MISMATCH at the end if an output was wrong (all rows are
- * there, with status wrong_answer); TPL_E_IO; TPL_E_INTERRUPTED, with the rows of finished groups kept.
+ * there, with status wrong_answer); TPL_E_DEVICE where cases are of a card and there is none; TPL_E_IO;
+ * TPL_E_INTERRUPTED, with the rows of finished groups kept.
  *
  * Cases whose cell the run directory already holds are not measured again. Variants of a group take turns; the ratio is
  * against the group's first. A case that cannot run is a row that says why. */
@@ -19,9 +20,10 @@
 typedef struct {
     kernel_axes axes;
     measure_options measure;
-    const ceilings *ceilings; /* NULL: ceilings_open() with the next */
+    const ceilings *ceilings; /* NULL: ceilings_open() with the next, or what card 0 can do */
     ceilings_options ceilings_options;
     bool aa;                  /* first compare each group's first case with itself: the noise floor, in `note` */
+    bool trace;               /* of cases on a card: traces/<cell_id>.json and traces.csv, after each group's rows */
     const char *samples_path; /* every sample as a CSV line; NULL: none */
     uint64_t seed;            /* of the bootstrap */
     /* Called after each row was written, for live output; NULL: none. */

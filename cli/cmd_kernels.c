@@ -34,7 +34,7 @@ static const cli_option options[] = {
     {"rows", "LIST", "rows of all other operations (default 1,512)", false},
     {"threads", "LIST", "independent copies that run at once (default 1)", false},
     {"dtype", "LIST", "bf16, f32 weights, caches and inputs of products (default bf16)", false},
-    {"backend", "LIST", "cpu, ref, or the name of one row of the kernels table such as cpu_avx2; of collectives cpu or cuda (default cpu)", false},
+    {"backend", "LIST", "cpu, ref, cuda, or the name of one row of the kernels table such as cpu_avx2 or cuda_mma; those of cuda run on card 0 (default cpu)", false},
     {"bytes", "LIST", "of collectives: sizes of a rank's data, such as 512:64M*2 (default a ladder of 11, between cards 14)", false},
     {"ranks", "KIND", "of collectives: local, threads or ranks that share card 0; nccl, a card each (default local, with cuda nccl)", false},
     {"fit-links", "FILE", "of collectives: write the alpha-beta model of the times, for latency --comm-model", true},
@@ -42,7 +42,7 @@ static const cli_option options[] = {
     {"max-samples", "N", "cold samples of a case at most (default 400)", false},
     {"timeout", "S", "sampling time of a case at most, seconds (default 2)", false},
     {"aa", NULL, "first compare each group's first case with itself: the noise floor", false},
-    {"trace", NULL, "of collectives between cards: write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv by CUPTI", false},
+    {"trace", NULL, "on cards: write traces/<cell_id>.json (Chrome/Perfetto) and traces.csv by CUPTI", false},
     {"samples", "FILE", "write every sample as CSV", true},
     {"out", "DIR", "folder that holds run directories (default runs)", true},
     {"resume", "DIR", "go on with an earlier run", true},
@@ -232,18 +232,23 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
     TPL_TRY(take_collectives(s, c, &links, &collectives, e));
     if (collectives)
         return run_links(s, c, &links, e);
-    if (s->trace)
-        return tpl_fail(e, TPL_E_USAGE, "--trace", "is for collectives between cards; latency traces a model's steps");
     cli_run r = {0};
     ceilings used = {0};
+    card_watches watches = {0};
+    bench_clock clock;
     tpl_err print_err;
     s->axes.shapes_dir = text_path_join(&c->mem, cli_home(), "models/shapes");
-    kernels_request q = {.axes = s->axes, .aa = s->aa, .samples_path = s->samples, .seed = 1, .measure = {.max_samples = s->max_samples, .timeout_s = s->timeout_s}};
+    kernels_request q = {.axes = s->axes, .aa = s->aa, .trace = s->trace, .samples_path = s->samples, .seed = 1, .measure = {.max_samples = s->max_samples, .timeout_s = s->timeout_s}};
     if (s->list)
         return print_list(&q, s->format, e);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "kernels", &r, e));
     long before = c->rd ? rd_n_rows(r.rd, RS_KERNELS) : 0; /* a suite's earlier sections have been printed */
-    tpl_code rc = kernels_bench_run(&q, r.rd, &used, e);
+    const char *backend = s->axes.backend && strncmp(s->axes.backend, "cuda", 4) == 0 ? "cuda" : NULL;
+    tpl_code rc = cli_watch_cards(backend, RANKS_LOCAL, &watches, r.rd, e);
+    q.measure.clock = cli_clock(backend, &watches, &clock);
+    if (rc == TPL_OK)
+        rc = kernels_bench_run(&q, r.rd, &used, e);
+    card_watches_close(&watches);
     if (rc == TPL_OK || rc == TPL_E_MISMATCH) {
         tpl_code printed = print_results(s, &used, r.rd, before, &print_err);
         if (rc == TPL_OK && printed != TPL_OK) {
@@ -258,6 +263,7 @@ const cli_command cmd_kernels = {
     .name = "kernels",
     .about = "Time single operations at published sizes, each checked and set against its bound.",
     .examples = "  tplabench kernels --op attn_decode --shape deepseek-v3 --tp 1,2 --context 8K\n"
+                "  tplabench kernels --op attn_decode --shape deepseek-v3 --tp 2 --context 32K --batch 32 --backend cuda\n"
                 "  tplabench kernels --op all_reduce,all_gather,reduce_scatter --backend cuda --tp 2 --ranks nccl --fit-links link.json",
     .options = options,
     .state_bytes = sizeof(kernels_state),

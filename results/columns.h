@@ -241,7 +241,7 @@
     X(kv_dtype,    TEXT, CONFIG, "", "element type of the cache") \
     X(batch,       INT,  CONFIG, "sequences", "sequences in a batch") \
     X(context_tok, INT,  CONFIG, "tokens", "tokens in the cache") \
-    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill`, `decode`; or `hand-off`, `collective`") \
+    X(phase,       TEXT, CONFIG, "", "list that was walked: `prefill`, `decode`; or `hand-off`, `collective`, `operation`") \
     X(rank,        INT,  CONFIG, "", "rank that the row is of") \
     X(step,        TEXT, CONFIG, "", "step of the plan, all layers, or a kernel where there is no plan; or `(pass)`, `(no kernel)`, `(between passes)`") \
     X(op,          TEXT, VALUE,  "", "operation or collective that the step is; empty for work of no step") \

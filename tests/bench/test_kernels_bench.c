@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bench/comm_target.h"
+#include "bench/kernel_reference.h"
 #include "bench/kernel_world.h"
 #include "results/csv_table.h"
 
@@ -245,6 +246,20 @@ Test(kernels_bench, a_planted_wrong_kernel_gives_wrong_answer_and_exit_1)
         cr_expect(number(t, 0, KER_n_wrong) == n_wrong[i], "%g", number(t, 0, KER_n_wrong));
         csv_table_destroy(t);
     }
+}
+
+Test(kernels_bench, a_run_is_on_the_processor_or_on_a_card)
+{
+    kernels_request q = request("attn_decode", "tiny-gqa");
+    kernel_case *cases;
+    int n;
+    q.axes.backend = "cpu,cuda_mma";
+    cr_expect(kernel_cases_make(&q.axes, &mem, &cases, &n, &err) == TPL_E_USAGE);
+    cr_expect(strstr(err.what, "'cpu' and 'cuda_mma'"), "%s", err.what);
+    q.axes.backend = "cuda";
+    q.axes.threads = "2";
+    cr_assert(kernel_cases_make(&q.axes, &mem, &cases, &n, &err) == TPL_OK, "%s", err.what);
+    cr_expect(n == 1 && strstr(cases[0].why_not, "processor's cores"), "%s", cases[0].why_not);
 }
 
 Test(kernels_bench, faster_than_the_bound_is_a_bad_ceiling)
