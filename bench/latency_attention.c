@@ -1,5 +1,5 @@
-/* What decode attention takes of a cell's step when nothing else runs, beside its own bound: a slow kernel would decide a
- * ratio of variants that the step as a whole hides. */
+/* What decode attention takes of a cell's step when nothing else runs, beside its own bound: a slow kernel would decide
+ * a ratio of variants that the step as a whole hides. */
 #include <math.h>
 
 #include "base/clock.h"
