@@ -289,7 +289,7 @@ static void add_note(const bench *b, entry *x, const char *more)
 static void fill_ratio(const bench *b, const entry *base, const measure_result *base_r, entry *x, measure_result *r,
                        pair_mode mode, char *text, size_t bytes)
 {
-    pair_ratio p = pair_compare((pair_side){base_r, base->bound_frac}, (pair_side){r, x->bound_frac}, mode,
+    pair_ratio p = pair_compare((pair_side){base_r, base->bound_frac, 0}, (pair_side){r, x->bound_frac, 0}, mode,
                                 b->noise_floor, b->q->seed);
     if (isnan(p.ratio.ratio))
         return;

@@ -281,6 +281,7 @@ void lat_cell_init(lat_cell *c, const latency_request *q, const variant *v, lat_
                     .own_max = at.batch == LATENCY_BATCH_MAX,
                     .cap_itl = MAX_STEPS,
                     .silent_us = NAN,
+                    .attention_us = NAN,
                     .alone_us = NAN,
                     .after_trace = gpu_trace_has_run(),
                     .rd = rd};

@@ -1,5 +1,6 @@
 /* latency_impl.h - the inside of the latency bench: cells, what one costs in memory, its rows.
  * For:    latency.c (the sweep), latency_cells.c (one cell runs), latency_verify.c (right or wrong),
+ *         latency_attention.c (attention alone),
  *         latency_observe.c (splits, traces), latency_fit.c
  *         (memory), latency_prefill.c (bound and rate of the prefill), latency_report.c (rows).
  * Enter:  those files only.
@@ -33,6 +34,7 @@ typedef struct {
     int64_t n_itl, cap_itl;
     bool sampling;    /* warm-up is over */
     double silent_us; /* a step's time without collectives; NaN: not measured */
+    double attention_us; /* of a step's attention alone; NaN: not measured */
     double alone_us;  /* of rank 0's work alone, without the other threads; NaN: not measured */
     double joint_us;  /* of a whole step, in turns with the two above */
     int64_t kv_used, peak_bytes;
@@ -104,6 +106,15 @@ tpl_code lat_verify(void *cell, int64_t *n_wrong, tpl_err *e);
 
 /* Decode steps under observation: the split of their time, and the trace if one is wanted. Their time is in no row. */
 tpl_code lat_observe(lat_cell *c, tpl_err *e);
+
+/* ---- latency_attention.c ---- */
+
+/* Whether decode attention can be timed alone: on cards, in this process, over caches that no L2 cache holds a part of. */
+bool lat_has_attention(const lat_cell *c);
+/* Sets attention_us; values are wrong afterwards. */
+tpl_code lat_time_attention(lat_cell *c, tpl_err *e);
+double lat_attention_bound_us(const lat_cell *c);
+double lat_attention_frac(const lat_cell *c); /* 0: not measured */
 
 /* ---- latency_fit.c ---- */
 

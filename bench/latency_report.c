@@ -82,6 +82,9 @@ static void fill_times(const row_parts *p, rs_row *r)
     set_real(r, LAT_bound_ms, p->bound_ms);
     row_set_text(r, LAT_bound_by, p->bound_by);
     set_real(r, LAT_bound_frac, p->bound_ms / tpot_ms);
+    set_real(r, LAT_attn_ms, c->attention_us / 1e3);
+    if (isfinite(c->attention_us))
+        set_real(r, LAT_attn_bound_frac, lat_attention_frac(c));
     row_set_int(r, LAT_n_samples, p->tpot->n_cold);
     row_set_int(r, LAT_n_discarded, p->tpot->n_discarded);
     set_real(r, LAT_clock_mhz, p->tpot->clock_mhz);
@@ -259,14 +262,15 @@ tpl_code lat_write_group(lat_group *g, const latency_request *q, run_dir *rd, tp
     bool wrong = false;
     const lat_cell *first = &g->cells[0];
     rs_cell_id base = lat_cell_id(first);
-    pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first, NULL), &g->tpot[0])};
+    pair_side base_side = {&g->tpot[0], kernels_frac(first, bound_of(first, NULL), &g->tpot[0]),
+                           lat_attention_frac(first)};
     for (int i = 0; i < g->n && rc == TPL_OK; i++) {
         lat_cell *c = &g->cells[i];
         row_parts p = {.c = c, .tpot = &g->tpot[i], .base = first, .base_id = base.hex, .mode = g->mode};
         p.bound_ms = bound_of(c, p.bound_by);
         pair_ratio ratio;
         if (i > 0) {
-            pair_side side = {&g->tpot[i], kernels_frac(c, p.bound_ms, &g->tpot[i])};
+            pair_side side = {&g->tpot[i], kernels_frac(c, p.bound_ms, &g->tpot[i]), lat_attention_frac(c)};
             ratio = pair_compare(base_side, side, g->mode, g->noise_floor, 1);
             scale_ratio(&ratio, (double)c->batch / first->batch);
             refuse_other_communication(&ratio, first, c);

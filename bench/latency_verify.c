@@ -94,6 +94,8 @@ tpl_code lat_verify(void *self, int64_t *n_wrong, tpl_err *e)
         TPL_TRY(lat_observe(c, e));
     if (c->n_itl > 0 && has_silence(c) && isnan(c->silent_us))
         TPL_TRY(time_silent(c, e));
+    if (c->n_itl > 0 && isnan(c->attention_us) && lat_has_attention(c))
+        TPL_TRY(lat_time_attention(c, e));
     return lat_back_to_context(c, e);
 }
 

@@ -93,7 +93,7 @@ static void fill_times(rs_row *row, const measure_result *r, double sent)
 
 static void fill_ratio(rs_row *row, const char *base_id, const measure_result *base, const measure_result *r)
 {
-    pair_ratio p = pair_compare((pair_side){base, NAN}, (pair_side){r, NAN}, PAIR_SAMPLE, 0, 1);
+    pair_ratio p = pair_compare((pair_side){base, NAN, 0}, (pair_side){r, NAN, 0}, PAIR_SAMPLE, 0, 1);
     if (isnan(p.ratio.ratio))
         return;
     row_set_text(row, KER_baseline_cell, base_id);

@@ -30,6 +30,7 @@ static const double pair_claim_frac = 0.80;
 typedef struct {
     const measure_result *r;
     double bound_frac; /* NaN: no bound is known, which counts as below */
+    double attn_frac;  /* of the decode attention in it, timed alone; 0: it was not, and bound_frac decides */
 } pair_side;
 
 typedef struct {
@@ -42,7 +43,7 @@ typedef struct {
 pair_ratio pair_compare(pair_side base, pair_side other, pair_mode mode, double noise_floor, uint64_t seed);
 
 /* What may be claimed of `other`: a difference that the interval excludes to be none and that the noise floor does not
- * explain, between kernels that both reach pair_claim_frac. */
+ * explain, between sides that both reach pair_claim_frac, and whose attention does where it was timed. */
 bstat_verdict pair_claim(const pair_ratio *p);
 
 /* "1.430 (1.401 to 1.462): faster", "... no difference", "... below the noise floor of 1.5%". */

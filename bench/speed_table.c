@@ -206,6 +206,8 @@ static void add_decode_line(table *out, line l, const csv_table *published, aren
                            paired ? text_at(l, "ratio_hi") : "",
                            number(a, bound),
                            text_at(l, "bound_frac"),
+                           text_at(l, "attn_bound_frac"),
+                           text_at(l, "clock_mhz"),
                            text_at(l, "comm_exposed_ms"),
                            is_max(l) ? published_ratio(l, published, "decode throughput", 4096) : "",
                            found && !paired ? "not paired" : verdict(l, paired)};
@@ -226,6 +228,8 @@ table *speed_table_decode(const csv_table *rows, const csv_table *published)
                                      {"to", "to", "", RS_REAL},
                                      {"bound_ratio", "bound's", "", RS_REAL},
                                      {"bound_frac", "of bound", "", RS_REAL},
+                                     {"attn_bound_frac", "attention", "of bound", RS_REAL},
+                                     {"clock_mhz", "clock", "MHz", RS_REAL},
                                      {"comm_exposed_ms", "comm", "ms", RS_REAL},
                                      {"published", "published", "", RS_REAL},
                                      {"verdict", "claim", "", RS_TEXT}};

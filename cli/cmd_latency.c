@@ -156,7 +156,8 @@ static tpl_code set(void *state, cli_context *c, const char *key, const char *va
 
 static const char shown[] = "model,variant,tp,batch,batch_rule=rule,context_tok=context,decode_tok=decode,"
                             "ttft_ms=TTFT,ttft_matrix_frac=of matrix,tpot_ms=TPOT,itl_ms_p90=ITL p90,tok_per_s,"
-                            "kv_bytes_per_tok_rank=cache,bound_frac=of bound,bound_by=bound by,ratio,ratio_lo=from,ratio_hi=to,status";
+                            "kv_bytes_per_tok_rank=cache,bound_frac=of bound,attn_bound_frac=attention,"
+                            "bound_by=bound by,ratio,ratio_lo=from,ratio_hi=to,status";
 
 static bool on_card(const latency_request *q)
 {

@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "device/gpu_judge.h"
+#include "device/gpu_trace.h"
 
 /* cuBLAS takes its work space from here, so that a recorded walk allocates nothing. NVIDIA's advice for Hopper. */
 enum { BLAS_WORKSPACE = 32 << 20 };
@@ -357,10 +358,32 @@ tpl_code gpu_record_begin(gpu_queue *q, tpl_err *e)
     return TPL_OK;
 }
 
+/* What a replay does, for a trace: by what the graph holds, not by what was made while it was recorded. */
+static tpl_code tell_trace(cudaGraph_t graph, size_t n, tpl_err *e)
+{
+    cudaGraphNode_t *nodes = tpl_calloc(n, sizeof *nodes);
+    cudaError_t rc = cudaGraphGetNodes(graph, nodes, &n);
+    for (size_t i = 0; i < n && rc == cudaSuccess; i++) {
+        enum cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
+        rc = cudaGraphNodeGetType(nodes[i], &type);
+        if (type == cudaGraphNodeTypeKernel)
+            gpu_trace_hold(nodes[i], GPU_DID_KERNEL);
+        else if (type == cudaGraphNodeTypeMemcpy)
+            gpu_trace_hold(nodes[i], GPU_DID_COPY);
+        else if (type == cudaGraphNodeTypeMemset)
+            gpu_trace_hold(nodes[i], GPU_DID_FILL);
+    }
+    free(nodes);
+    CUDA_TRY(rc);
+    return TPL_OK;
+}
+
 static tpl_code instantiate(cudaGraph_t graph, gpu_graph *r, tpl_err *e)
 {
     size_t n = 0;
     CUDA_TRY(cudaGraphGetNodes(graph, NULL, &n));
+    if (gpu_trace_number())
+        TPL_TRY(tell_trace(graph, n, e));
     CUDA_TRY(cudaGraphInstantiate(&r->exec, graph, 0));
     r->n_nodes = (int)n;
     return TPL_OK;

@@ -221,15 +221,23 @@ static void CUPTIAPI on_node(void *user, CUpti_CallbackDomain domain, CUpti_Call
     if (domain != CUPTI_CB_DOMAIN_RESOURCE)
         return;
     const CUpti_GraphData *g = ((const CUpti_ResourceData *)data)->resourceDescriptor;
-    bool counts = g->nodeType == CU_GRAPH_NODE_TYPE_KERNEL || g->nodeType == CU_GRAPH_NODE_TYPE_MEMCPY ||
-                  g->nodeType == CU_GRAPH_NODE_TYPE_MEMSET;
-    if (!counts || cupti.cuptiGetGraphNodeId(g->node, &node) != CUPTI_SUCCESS)
+    if (cupti.cuptiGetGraphNodeId(g->node, &node) != CUPTI_SUCCESS)
         return;
     pthread_mutex_lock(&log_lock);
     if (id == CUPTI_CBID_RESOURCE_GRAPHNODE_CREATED)
         trace_add_node(&t->log, node, mark_now);
     else if (cupti.cuptiGetGraphNodeId(g->originalNode, &original) == CUPTI_SUCCESS)
         trace_add_clone(&t->log, node, original);
+    pthread_mutex_unlock(&log_lock);
+}
+
+void gpu_trace_hold(void *node, gpu_did did)
+{
+    uint64_t id;
+    if (!running || cupti.cuptiGetGraphNodeId(node, &id) != CUPTI_SUCCESS)
+        return;
+    pthread_mutex_lock(&log_lock);
+    trace_add_held(&running->log, id, did);
     pthread_mutex_unlock(&log_lock);
 }
 
@@ -322,9 +330,9 @@ int64_t gpu_trace_dropped(const gpu_trace *t)
     return t->dropped;
 }
 
-int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark)
+int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark, gpu_did did)
 {
-    return trace_recorded(&t->log, mark);
+    return trace_recorded(&t->log, mark, did);
 }
 
 /* ---- marks ---- */

@@ -1,6 +1,6 @@
 /* gpu_trace.h - what a card did and when, by CUPTI's activity records, each joined to the step that enqueued it.
  * For:    --trace on cards. While no trace runs, marks cost a test of a pointer.
- * Enter:  engine/ sets marks; bench/, cli/, tests/ begin, end and read.
+ * Enter:  engine/ sets marks, gpu.c tells what graphs hold; bench/, cli/, tests/ begin, end and read.
  * Owns:   gpu_trace_begin() gives the one trace of this process; its slices and names live until gpu_trace_destroy().
  * Fails:  TPL_E_UNSUPPORTED where this build or machine has no CUPTI or another tool holds it; TPL_E_DEVICE with CUPTI's
  *         words.
@@ -45,8 +45,8 @@ void gpu_trace_destroy(gpu_trace *t); /* NULL is fine; ends it too */
 /* After gpu_trace_end(), by time of beginning. */
 const gpu_slice *gpu_trace_slices(const gpu_trace *t, int64_t *n);
 int64_t gpu_trace_dropped(const gpu_trace *t); /* records that CUPTI could not keep */
-/* Nodes that were recorded under a mark into graphs: what each replay must show of it. */
-int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark);
+/* Nodes of the kind that were recorded under a mark into graphs: what each replay must show of it. */
+int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark, gpu_did did);
 
 /* ---- marks: one thread at a time ---- */
 
@@ -54,6 +54,8 @@ int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark);
 void gpu_trace_mark(uint64_t mark);
 /* What is launched from now on belongs to `pass`; -1: to none. */
 void gpu_trace_pass(int32_t pass);
+/* A graph that was just recorded holds `node` (a CUgraphNode), which does that. */
+void gpu_trace_hold(void *node, gpu_did did);
 /* Differs between traces; 0 while none runs. */
 int32_t gpu_trace_number(void);
 

@@ -36,7 +36,7 @@ int64_t gpu_trace_dropped(const gpu_trace *t)
     return 0;
 }
 
-int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark)
+int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark, gpu_did did)
 {
     return 0;
 }
@@ -44,6 +44,8 @@ int64_t gpu_trace_recorded(const gpu_trace *t, uint64_t mark)
 void gpu_trace_mark(uint64_t mark) {}
 
 void gpu_trace_pass(int32_t pass) {}
+
+void gpu_trace_hold(void *node, gpu_did did) {}
 
 int32_t gpu_trace_number(void)
 {

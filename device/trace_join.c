@@ -36,6 +36,7 @@ void trace_log_fini(trace_log *l)
     free(l->marks.items);
     free(l->passes.items);
     free(l->nodes.items);
+    free(l->held.items);
     free(l->names.items);
     *l = (trace_log){0};
 }
@@ -58,7 +59,7 @@ void trace_add_pass(trace_log *l, uint32_t correlation, int32_t pass)
 void trace_add_node(trace_log *l, uint64_t node, uint64_t mark)
 {
     if (mark)
-        *(trace_node *)add(&l->nodes, sizeof(trace_node)) = (trace_node){node, mark, false};
+        *(trace_node *)add(&l->nodes, sizeof(trace_node)) = (trace_node){node, mark};
 }
 
 /* Nodes are cloned soon after they were made: the search from the end is short. */
@@ -68,9 +69,14 @@ void trace_add_clone(trace_log *l, uint64_t node, uint64_t original)
     for (size_t i = l->nodes.n; i-- > 0;)
         if (nodes[i].node == original) {
             uint64_t mark = nodes[i].mark;
-            *(trace_node *)add(&l->nodes, sizeof(trace_node)) = (trace_node){node, mark, true};
+            *(trace_node *)add(&l->nodes, sizeof(trace_node)) = (trace_node){node, mark};
             return;
         }
+}
+
+void trace_add_held(trace_log *l, uint64_t node, gpu_did did)
+{
+    *(trace_held *)add(&l->held, sizeof(trace_held)) = (trace_held){node, 0, did};
 }
 
 void trace_shorten(char *name)
@@ -142,6 +148,13 @@ static const void *find(const trace_list *l, const void *key, size_t item, int (
     return l->n ? bsearch(key, l->items, l->n, item, order) : NULL;
 }
 
+static uint64_t mark_of_node(const trace_log *l, uint64_t node)
+{
+    trace_node key = {node, 0};
+    const trace_node *made = find(&l->nodes, &key, sizeof key, by_node);
+    return made ? made->mark : 0;
+}
+
 void trace_join(trace_log *l)
 {
     sort(&l->marks, sizeof(trace_outer), by_correlation);
@@ -151,21 +164,22 @@ void trace_join(trace_log *l)
     for (size_t i = 0; i < l->slices.n; i++) {
         gpu_slice *s = &slices[i];
         trace_outer call = {s->correlation, 0};
-        trace_node node = {s->node, 0, false};
         const trace_outer *pass = find(&l->passes, &call, sizeof call, by_correlation);
         const trace_outer *mark = find(&l->marks, &call, sizeof call, by_correlation);
-        const trace_node *made = s->node ? find(&l->nodes, &node, sizeof node, by_node) : NULL;
         s->pass = pass ? (int32_t)pass->id : -1;
-        s->mark = s->node ? (made ? made->mark : 0) : mark ? mark->id : 0;
+        s->mark = s->node ? mark_of_node(l, s->node) : mark ? mark->id : 0;
     }
+    trace_held *held = l->held.items;
+    for (size_t i = 0; i < l->held.n; i++)
+        held[i].mark = mark_of_node(l, held[i].node);
     sort(&l->slices, sizeof(gpu_slice), by_begin);
 }
 
-int64_t trace_recorded(const trace_log *l, uint64_t mark)
+int64_t trace_recorded(const trace_log *l, uint64_t mark, gpu_did did)
 {
-    const trace_node *nodes = l->nodes.items;
+    const trace_held *held = l->held.items;
     int64_t n = 0;
-    for (size_t i = 0; i < l->nodes.n; i++)
-        n += nodes[i].mark == mark && !nodes[i].is_clone;
+    for (size_t i = 0; i < l->held.n; i++)
+        n += held[i].mark == mark && held[i].did == did;
     return n;
 }

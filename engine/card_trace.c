@@ -66,9 +66,21 @@ typedef struct {
     int64_t *seen; /* [n_passes] of the mark at hand */
 } like;
 
+enum { N_NODE_KINDS = GPU_DID_FILL + 1 };
+
+static void say_unlike(like *l, const char *name, int layer, int pass, const int64_t want[N_NODE_KINDS])
+{
+    snprintf(l->check->first_unlike, sizeof l->check->first_unlike,
+             "%.40s of layer %d in pass %d: %lld records, recorded were %lld kernels, %lld copies, %lld fills", name,
+             layer, pass, (long long)l->seen[pass], (long long)want[GPU_DID_KERNEL], (long long)want[GPU_DID_COPY],
+             (long long)want[GPU_DID_FILL]);
+}
+
 static void compare(like *l, uint64_t mark, const char *name, int layer)
 {
-    int64_t n, want = gpu_trace_recorded(l->t, mark);
+    int64_t n, want_of[N_NODE_KINDS], want = 0;
+    for (int k = 0; k < N_NODE_KINDS; k++)
+        want += want_of[k] = gpu_trace_recorded(l->t, mark, (gpu_did)k);
     const gpu_slice *slices = gpu_trace_slices(l->t, &n);
     memset(l->seen, 0, sizeof *l->seen * (size_t)l->n_passes);
     for (int64_t i = 0; i < n; i++)
@@ -78,9 +90,7 @@ static void compare(like *l, uint64_t mark, const char *name, int layer)
         if (l->seen[p] == want)
             continue;
         if (l->check->n_unlike++ == 0)
-            snprintf(l->check->first_unlike, sizeof l->check->first_unlike,
-                     "%s of layer %d in pass %d: %lld records, %lld were recorded", name, layer, p,
-                     (long long)l->seen[p], (long long)want);
+            say_unlike(l, name, layer, p, want_of);
     }
 }
 

@@ -26,7 +26,7 @@ typedef struct {
 
 /* All that fixes a walk's launches. */
 typedef struct {
-    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots, silent, top_k, timed;
+    int32_t phase, n_rows, n_seqs, n_logits, mask_words, has_open, max_seq_rows, max_slots, work, top_k, timed;
     int32_t trace; /* a trace must see its graphs recorded */
 } walk_shape;
 
@@ -495,7 +495,9 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
     int n = 0;
     for (; n < KERNEL_MAX_JOIN && index + n < l->n; n++) {
         const plan_step *step = &l->steps[index + n];
-        if (!step->active || step->is_comm || (n > 0 && !(may_join(s, step) && may_join(s, step - 1))))
+        if (!step->active || step->is_comm)
+            break;
+        if (n > 0 && (s->attention_only || !may_join(s, step) || !may_join(s, step - 1)))
             break;
         calls[n] = step_bind(step, &r->env);
     }
@@ -532,7 +534,7 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     int32_t *next = &state_of(s)->next[rank];
     const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
     int done = 1;
-    if (index < *next || !step->active)
+    if (index < *next || !step->active || (s->attention_only && (step->is_comm || !op_is_attention(step->call.kind))))
         return TPL_OK;
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
@@ -590,7 +592,7 @@ static tpl_code walk(session *s, tpl_err *e)
         TPL_TRY(cuda_clock_end(x->clock, i, x->queues[i], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(follow(x, 0, i, e));
-    return find_best(s, e);
+    return s->attention_only ? TPL_OK : find_best(s, e);
 }
 
 /* ---- recorded walks ---- */
@@ -638,6 +640,12 @@ static tpl_code record(session *s, gpu_graph **out, tpl_err *e)
     return rc;
 }
 
+/* Which steps a pass does. */
+static int32_t work_of(const session *s)
+{
+    return s->attention_only ? 2 : s->silent;
+}
+
 /* Walks, or replays: the first pass of a shape walks (libraries set themselves up then), the second records. */
 static tpl_code run_pass(session *s, tpl_err *e)
 {
@@ -647,7 +655,7 @@ static tpl_code run_pass(session *s, tpl_err *e)
         return walk(s, e);
     walk_shape shape = {s->phase,      v->n_rows,           v->n_seqs,       s->n_logits,
                         v->mask_words, v->seq_open != NULL, v->max_seq_rows, v->max_slots,
-                        s->silent,     s->top_k,            x->clock != NULL, gpu_trace_number()};
+                        work_of(s),    s->top_k,            x->clock != NULL, gpu_trace_number()};
     walk_record *r = record_of(x, &shape);
     bool first = r->used == 0;
     r->used = ++x->n_passes;

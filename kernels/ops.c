@@ -15,6 +15,11 @@ const char *op_name(op_kind op)
     return names[op];
 }
 
+bool op_is_attention(op_kind op)
+{
+    return op == OP_ATTN_LATENT || op == OP_ATTN_MHA || op == OP_ATTN_GQA;
+}
+
 /* Counting rules. Tensors only: token ids, positions, page tables and masks are not counted. An exponential, a
  * logarithm, a root and a division are one FLOP each; adding a bias or the old content of an output is none (it rides
  * on the product). Operands that a call leaves out have no columns. */

@@ -38,6 +38,7 @@ typedef enum {
 } op_kind;
 
 const char *op_name(op_kind op);
+bool op_is_attention(op_kind op); /* over cached tokens */
 
 /* A row-major matrix of activations or weights. Element (r, c) is at data[r * stride + c]. */
 typedef struct {

@@ -102,7 +102,7 @@
     X(tpot_ms_q1,  REAL, VALUE,  "ms", "first quartile of tpot_ms") \
     X(tpot_ms_q3,  REAL, VALUE,  "ms", "third quartile of tpot_ms") \
     X(n_discarded, INT,  VALUE,  "samples", "samples thrown away because the clock was throttled") \
-    X(clock_mhz,   REAL, VALUE,  "MHz", "median clock while sampling; empty where it cannot be read") \
+    X(clock_mhz,   REAL, VALUE,  "MHz", "median clock, read right after each sample, outside its time: on cards that of the multiprocessors by NVML, the slowest card's; empty where it cannot be read") \
     X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(split,       TEXT, VALUE,  "ms", "time of one decode step by operation, as JSON text") \
     X(note,        TEXT, VALUE,  "", "what a reader should know") \
@@ -124,7 +124,9 @@
     X(ttft_bound_ms, REAL, VALUE, "ms", "least time that the machine's measured ceilings allow for the prefill lists") \
     X(ttft_bound_frac, REAL, VALUE, "0-1", "ttft_bound_ms over ttft_ms") \
     X(ttft_tflop_s, REAL, VALUE, "1e12 FLOP/s", "FLOPs of one rank's prefill lists over ttft_ms") \
-    X(ttft_matrix_frac, REAL, VALUE, "0-1", "the same over the measured rate of large matrix products of type `compute`")
+    X(ttft_matrix_frac, REAL, VALUE, "0-1", "the same over the measured rate of large matrix products of type `compute`") \
+    X(attn_ms,     REAL, VALUE,  "ms", "decode attention of one step alone, all layers, replayed; empty where it was not timed") \
+    X(attn_bound_frac, REAL, VALUE, "0-1", "its bound, the sum over its steps, over attn_ms")
 
 #define RS_KERNELS_COLUMNS(X) \
     X(op,          TEXT, CONFIG, "", "operation") \
@@ -153,7 +155,7 @@
     X(time_us_q1,  REAL, VALUE,  "us", "first quartile of time_us") \
     X(time_us_q3,  REAL, VALUE,  "us", "third quartile of time_us") \
     X(n_discarded, INT,  VALUE,  "samples", "samples thrown away because the clock was throttled") \
-    X(clock_mhz,   REAL, VALUE,  "MHz", "median clock while sampling; empty where it cannot be read") \
+    X(clock_mhz,   REAL, VALUE,  "MHz", "median clock, read right after each sample, outside its time: on cards that of the multiprocessors by NVML, the slowest card's; empty where it cannot be read") \
     X(stop_reason, TEXT, VALUE,  "", "what ended sampling: `noise`, `count` or `timeout`") \
     X(baseline_cell, TEXT, VALUE, "", "cell_id of the row that the ratio is taken against") \
     X(ratio,       REAL, VALUE,  "", "baseline's time over this row's time; above 1 this row is faster") \

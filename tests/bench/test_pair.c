@@ -37,7 +37,7 @@ static pair_ratio compare(double base_us, double other_us, double noise, pair_mo
     measure_options o = {.clock = &clock, .hot_samples = -1, .timeout_s = 60};
     measure_result r[2];
     cr_assert(pair_measure(both, 2, mode, &o, r, &err) == TPL_OK);
-    pair_ratio p = pair_compare((pair_side){&r[0], fracs[0]}, (pair_side){&r[1], fracs[1]}, mode, floor_, seed);
+    pair_ratio p = pair_compare((pair_side){&r[0], fracs[0], 0}, (pair_side){&r[1], fracs[1], 0}, mode, floor_, seed);
     measure_result_fini(&r[0]);
     measure_result_fini(&r[1]);
     return p;
@@ -89,15 +89,38 @@ Test(pair, a_side_far_from_its_bound_is_never_a_claim)
     }
 }
 
+/* A slow kernel may hide in a step that is fast as a whole, and a slow step behind a kernel that is fast. */
+Test(pair, attention_must_reach_its_bound_as_well_where_it_was_timed)
+{
+    static const struct {
+        double base[2], other[2]; /* of the step, of its attention */
+        const char *reason;
+    } cases[] = {
+        {{0.85, 0.90}, {0.82, 0.80}, ""},
+        {{0.85, 0.90}, {0.82, 0}, ""},
+        {{0.85, 0.90}, {0.82, 0.74}, "the variant's attention reaches 0.74 of its bound, expected 0.80 for a claim"},
+        {{0.85, 0.60}, {0.82, 0.74}, "the baseline's attention reaches 0.60 of its bound, expected 0.80 for a claim"},
+        {{0.85, 0.90}, {0.62, 0.95}, "the variant reaches 0.62 of its bound, expected 0.80 for a claim"},
+    };
+    double us[] = {1, 1, 1, 1, 1, 1, 1};
+    measure_result r = {.status = RS_OK, .cold_us = us, .n_cold = 7};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pair_side base = {&r, cases[i].base[0], cases[i].base[1]}, other = {&r, cases[i].other[0], cases[i].other[1]};
+        pair_ratio p = pair_compare(base, other, PAIR_SAMPLE, 0, 0);
+        cr_expect_str_eq(p.reason, cases[i].reason);
+        cr_expect_eq(p.status, *cases[i].reason ? RS_KERNEL_BELOW_BOUND : RS_OK, "case %zu", i);
+    }
+}
+
 Test(pair, only_ok_rows_enter_ratios)
 {
     double us[] = {1, 1, 1, 1, 1, 1, 1};
     measure_result ok = {.status = RS_OK, .cold_us = us, .n_cold = 7}, noisy = ok;
     noisy.status = RS_TOO_NOISY;
-    pair_ratio p = pair_compare((pair_side){&ok, 0.9}, (pair_side){&noisy, 0.9}, PAIR_SAMPLE, 0, 0);
+    pair_ratio p = pair_compare((pair_side){&ok, 0.9, 0}, (pair_side){&noisy, 0.9, 0}, PAIR_SAMPLE, 0, 0);
     cr_expect(p.status == RS_UNLIKE && isnan(p.ratio.ratio));
     cr_expect_str_eq(p.reason, "the variant is too_noisy");
-    p = pair_compare((pair_side){&noisy, 0.9}, (pair_side){&ok, 0.9}, PAIR_SAMPLE, 0, 0);
+    p = pair_compare((pair_side){&noisy, 0.9, 0}, (pair_side){&ok, 0.9, 0}, PAIR_SAMPLE, 0, 0);
     cr_expect_str_eq(p.reason, "the baseline is too_noisy");
 }
 

@@ -10,7 +10,7 @@
 
 #define HEAD                                                                                                           \
     "cell_id,status,model,weights,variant,tp,ranks,device,context_tok,decode_tok,batch,batch_rule,moe,tok_per_s,tpot_" \
-    "ms,bound_ms,bound_frac,ratio,ratio_lo,ratio_hi,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,ttft_ratio_hi\n"
+    "ms,bound_ms,bound_frac,ratio,ratio_lo,ratio_hi,baseline_cell,ttft_ms,ttft_ratio,attn_bound_frac,clock_mhz\n"
 #define TTFT_HEAD                                                                                                      \
     "cell_id,status,model,variant,tp,ranks,context_tok,batch,baseline_cell,ttft_ms,ttft_ratio,ttft_ratio_lo,"          \
     "ttft_ratio_hi,ttft_bound_frac,ttft_matrix_frac,moe,weights,device\n"
@@ -49,7 +49,7 @@ Test(speed_table, sets_own_ratios_beside_the_papers)
             HEAD
             "a,ok,deepseek-v3,random,mla,2,nccl,card,32768,128,28,max,off,1000,28,14,.5,,,,,,,,\n"
             "b,incomplete,deepseek-v3,random,tpla:g=2,2,nccl,card,32768,128,43,max,off,,,,,,,,a,,,,\n"
-            "b,ok,deepseek-v3,random,tpla:g=2,2,nccl,card,32768,128,43,max,off,1500,28.7,21.5,.75,1.5,1.4,1.6,a,,,,\n"
+            "b,ok,deepseek-v3,random,tpla:g=2,2,nccl,card,32768,128,43,max,off,1500,28.7,21.5,.75,1.5,1.4,1.6,a,,,.9,1755\n"
             "c,kernel_below_bound,deepseek-v3,random,tpla:g=2:proj=rs,2,nccl,card,32768,128,56,max,off,1600,35,28,.8,"
             "1.6,1.5,1.7,a,,,,\n"
             "d,ok,deepseek-v3-gqa,random,gqa,2,nccl,card,32768,128,60,max,off,2000,30,20,.67,,,,,,,,\n"
@@ -57,11 +57,11 @@ Test(speed_table, sets_own_ratios_beside_the_papers)
         *papers = parse(PAPER);
     char *text = print(speed_table_decode(rows, papers)), *at = text;
     static const char *const expected[] = {
-        "deepseek-v3,mla,2 nccl,32768,128,28 (max),1000,,,,,.5,,,ok",
-        "deepseek-v3,tpla:g=2:u=pca,2 nccl,32768,128,43 (max),1500,1.5,1.4,1.6,1,.75,,1.79,ok",
-        "deepseek-v3,tpla:g=2:u=pca:proj=rs,2 nccl,32768,128,56 (max),1600,1.6,1.5,1.7,1,.8,,,provisional",
-        "deepseek-v3-gqa,gqa,2 nccl,32768,128,60 (max),2000,2,,,1.5,.67,,,not paired",
-        "deepseek-v3,mla-dcp,2 nccl,32768,128,9999 (max),,,,,,,,,out_of_memory"};
+        "deepseek-v3,mla,2 nccl,32768,128,28 (max),1000,,,,,.5,,,,,ok",
+        "deepseek-v3,tpla:g=2:u=pca,2 nccl,32768,128,43 (max),1500,1.5,1.4,1.6,1,.75,.9,1755,,1.79,ok",
+        "deepseek-v3,tpla:g=2:u=pca:proj=rs,2 nccl,32768,128,56 (max),1600,1.6,1.5,1.7,1,.8,,,,,provisional",
+        "deepseek-v3-gqa,gqa,2 nccl,32768,128,60 (max),2000,2,,,1.5,.67,,,,,not paired",
+        "deepseek-v3,mla-dcp,2 nccl,32768,128,9999 (max),,,,,,,,,,,out_of_memory"};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         at = strstr(at, "\n");
         cr_assert(at && strncmp(at + 1, expected[i], strlen(expected[i])) == 0, "expected %s\ngot%s", expected[i], at);
@@ -81,8 +81,8 @@ Test(speed_table, long_decodes_have_a_published_ratio_of_their_own)
                   "c,ok,kimi-k2,random,tpla:g=2,2,nccl,card,8192,4096,8,,off,1500,28.7,21.5,.75,1.5,1.4,1.6,a,,,,\n"),
               *papers = parse(PAPER);
     char *text = print(speed_table_decode(rows, papers));
-    cr_expect(strstr(text, "43 (max),1500,1.5,1.4,1.6,1,.75,,2,ok") != NULL, "%s", text);
-    cr_expect(strstr(text, ",8,1500,1.5,1.4,1.6,") && !strstr(text, ",8,1500,1.5,1.4,1.6,1,.75,,2"), "%s", text);
+    cr_expect(strstr(text, "43 (max),1500,1.5,1.4,1.6,1,.75,,,,2,ok") != NULL, "%s", text);
+    cr_expect(strstr(text, ",8,1500,1.5,1.4,1.6,") && !strstr(text, ",8,1500,1.5,1.4,1.6,1,.75,,,,2"), "%s", text);
     free(text);
     csv_table_destroy(rows);
     csv_table_destroy(papers);

@@ -39,6 +39,8 @@ Test(trace_join, a_replayed_kernel_belongs_to_the_step_that_recorded_its_node)
     trace_add_clone(&l, 200, 100);
     trace_add_clone(&l, 201, 101);
     trace_add_clone(&l, 202, 102);
+    for (uint64_t node = 100; node < 103; node++)
+        trace_add_held(&l, node, GPU_DID_KERNEL);
     trace_add_pass(&l, 50, 0);
     trace_add_pass(&l, 60, 1);
     trace_add_mark(&l, 50, 99); /* a mark that stood at the launch says nothing of nodes */
@@ -53,9 +55,30 @@ Test(trace_join, a_replayed_kernel_belongs_to_the_step_that_recorded_its_node)
         cr_expect_eq(s[i].pass, i / 3, "record %d", i);
     }
     cr_expect_eq(s[6].mark, 0, "a node that nobody recorded under the trace");
-    cr_expect_eq(trace_recorded(&l, 1), 1);
-    cr_expect_eq(trace_recorded(&l, 2), 2, "clones do not count");
-    cr_expect_eq(trace_recorded(&l, 3), 0);
+    cr_expect_eq(trace_recorded(&l, 1, GPU_DID_KERNEL), 1);
+    cr_expect_eq(trace_recorded(&l, 2, GPU_DID_KERNEL), 2, "clones do not count");
+    cr_expect_eq(trace_recorded(&l, 2, GPU_DID_COPY), 0);
+    cr_expect_eq(trace_recorded(&l, 3, GPU_DID_KERNEL), 0);
+    trace_log_fini(&l);
+}
+
+/* A library that is called while a step is recorded may make nodes that do not end up in the graph, or that do nothing
+ * on a card: only what the graph holds is what a replay must show. */
+Test(trace_join, what_the_graph_does_not_hold_was_not_recorded)
+{
+    trace_log l = {0};
+    for (uint64_t node = 10; node < 18; node++)
+        trace_add_node(&l, node, 5);
+    trace_add_node(&l, 17, 5); /* told of twice */
+    trace_add_held(&l, 10, GPU_DID_KERNEL);
+    trace_add_held(&l, 13, GPU_DID_KERNEL);
+    trace_add_held(&l, 15, GPU_DID_COPY);
+    trace_add_held(&l, 17, GPU_DID_FILL);
+    trace_add_held(&l, 90, GPU_DID_KERNEL); /* made when no mark stood */
+    trace_join(&l);
+    cr_expect_eq(trace_recorded(&l, 5, GPU_DID_KERNEL), 2);
+    cr_expect_eq(trace_recorded(&l, 5, GPU_DID_COPY), 1);
+    cr_expect_eq(trace_recorded(&l, 5, GPU_DID_FILL), 1);
     trace_log_fini(&l);
 }
 
