@@ -143,35 +143,31 @@ static tpl_code keep_part(making *w, int call, const op_call *cut, int64_t row0,
 /* An attention call cut to one of its sequences, which are alike in length: the batch then has that one alone. */
 static op_call cut_sequence(op_call c, int32_t seq, arena *a, int64_t *row0)
 {
-    const batch_view *all = op_batch(&c);
+    op_attn_latent *latent = &c.attn_latent;
+    op_attn_mha *mha = &c.attn_mha;
+    op_attn_gqa *gqa = &c.attn_gqa;
+    bool is_latent = c.kind == OP_ATTN_LATENT, is_mha = c.kind == OP_ATTN_MHA;
+    mat *const cut[] = {is_latent ? &latent->q_lat
+                        : is_mha  ? &mha->q
+                                  : &gqa->q,
+                        is_latent ? &latent->out
+                        : is_mha  ? &mha->out
+                                  : &gqa->out,
+                        is_latent ? &latent->q_pe : NULL};
+    kv_view *kv = is_latent ? &latent->kv : is_mha ? &mha->kv : &gqa->kv;
+    const batch_view **batch = is_latent ? &latent->batch : is_mha ? &mha->batch : &gqa->batch;
     batch_view *one = arena_array(a, batch_view, 1);
-    int32_t each = all->n_rows / all->n_seqs;
-    *one = *all;
-    one->n_rows = each;
+    *one = **batch;
+    one->n_rows /= one->n_seqs;
+    one->ctx_tok /= one->n_seqs;
+    one->visible_pairs /= one->n_seqs;
     one->n_seqs = 1;
-    one->ctx_tok /= all->n_seqs;
-    one->visible_pairs /= all->n_seqs;
-    *row0 = (int64_t)seq * each;
-    if (c.kind == OP_ATTN_LATENT) {
-        op_attn_latent *x = &c.attn_latent;
-        x->q_lat = rows_from(x->q_lat, *row0, each);
-        x->q_pe = rows_from(x->q_pe, *row0, each);
-        x->out = rows_from(x->out, *row0, each);
-        x->kv.page_table += (int64_t)seq * x->kv.max_pages;
-        x->batch = one;
-    } else if (c.kind == OP_ATTN_MHA) {
-        op_attn_mha *x = &c.attn_mha;
-        x->q = rows_from(x->q, *row0, each);
-        x->out = rows_from(x->out, *row0, each);
-        x->kv.page_table += (int64_t)seq * x->kv.max_pages;
-        x->batch = one;
-    } else {
-        op_attn_gqa *x = &c.attn_gqa;
-        x->q = rows_from(x->q, *row0, each);
-        x->out = rows_from(x->out, *row0, each);
-        x->kv.page_table += (int64_t)seq * x->kv.max_pages;
-        x->batch = one;
-    }
+    *row0 = (int64_t)seq * one->n_rows;
+    for (int i = 0; i < 3; i++)
+        if (cut[i])
+            *cut[i] = rows_from(*cut[i], *row0, one->n_rows);
+    kv->page_table += (int64_t)seq * kv->max_pages;
+    *batch = one;
     return c;
 }
 
