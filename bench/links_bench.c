@@ -298,6 +298,14 @@ static void name_model(const links_request *q, const bench *b)
     snprintf(b->model->command, sizeof b->model->command, "%s", q->command ? q->command : "");
 }
 
+static void warn_of_doubtful(const link_model *m)
+{
+    for (int i = 0; i < m->n_pieces; i++)
+        if (m->pieces[i].worst_frac > links_doubtful_frac)
+            log_note("%s: the fit misses a measured time by %.0f%%; were the ranks busy otherwise? measure again",
+                     comm_op_name(m->pieces[i].op), 100 * m->pieces[i].worst_frac);
+}
+
 tpl_code links_bench_run(const links_request *q, run_dir *rd, link_model *out, tpl_err *e)
 {
     static const int64_t two[] = {2};
@@ -321,6 +329,7 @@ tpl_code links_bench_run(const links_request *q, run_dir *rd, link_model *out, t
     if (rc == TPL_OK && q->fit_path) {
         name_model(q, &b);
         rc = links_fit(out, e);
+        warn_of_doubtful(out);
         if (rc == TPL_OK)
             rc = links_write(out, q->fit_path, e);
     }
