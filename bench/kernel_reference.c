@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CORNER = 16, FEW_ROWS = 2 };
-/* A head's reference costs about this many multiply-adds at most before one head must do. */
+enum { CORNER = 16, FEW_ROWS = 2, FEW_SEQUENCES = 4 };
+/* A head's reference costs about this many multiply-adds at most before one head, and few sequences, must do. */
 static const double cheap_macs = 2e7;
 /* Both sides round inputs alike, so only sums differ; in bf16 a value that is rounded after a sum may fall to the other
  * side of a tie, 2^-8 of itself away. */
@@ -91,6 +91,21 @@ static op_call cut_product(op_call c, int64_t row0, int64_t rows, int64_t col0, 
     return c;
 }
 
+/* The batch of an attention call; NULL: the operation is none. */
+static const batch_view *op_batch(const op_call *c)
+{
+    switch (c->kind) {
+    case OP_ATTN_LATENT:
+        return c->attn_latent.batch;
+    case OP_ATTN_MHA:
+        return c->attn_mha.batch;
+    case OP_ATTN_GQA:
+        return c->attn_gqa.batch;
+    default:
+        return NULL;
+    }
+}
+
 /* Heads that cut_head() tells apart; 0: the operation has none. */
 static int32_t n_heads(const op_call *c)
 {
@@ -125,17 +140,64 @@ static tpl_code keep_part(making *w, int call, const op_call *cut, int64_t row0,
     return TPL_OK;
 }
 
+/* An attention call cut to one of its sequences, which are alike in length: the batch then has that one alone. */
+static op_call cut_sequence(op_call c, int32_t seq, arena *a, int64_t *row0)
+{
+    op_attn_latent *latent = &c.attn_latent;
+    op_attn_mha *mha = &c.attn_mha;
+    op_attn_gqa *gqa = &c.attn_gqa;
+    bool is_latent = c.kind == OP_ATTN_LATENT, is_mha = c.kind == OP_ATTN_MHA;
+    mat *const cut[] = {is_latent ? &latent->q_lat
+                        : is_mha  ? &mha->q
+                                  : &gqa->q,
+                        is_latent ? &latent->out
+                        : is_mha  ? &mha->out
+                                  : &gqa->out,
+                        is_latent ? &latent->q_pe : NULL};
+    kv_view *kv = is_latent ? &latent->kv : is_mha ? &mha->kv : &gqa->kv;
+    const batch_view **batch = is_latent ? &latent->batch : is_mha ? &mha->batch : &gqa->batch;
+    batch_view *one = arena_array(a, batch_view, 1);
+    *one = **batch;
+    one->n_rows /= one->n_seqs;
+    one->ctx_tok /= one->n_seqs;
+    one->visible_pairs /= one->n_seqs;
+    one->n_seqs = 1;
+    *row0 = (int64_t)seq * one->n_rows;
+    for (int i = 0; i < 3; i++)
+        if (cut[i])
+            *cut[i] = rows_from(*cut[i], *row0, one->n_rows);
+    kv->page_table += (int64_t)seq * kv->max_pages;
+    *batch = one;
+    return c;
+}
+
+/* One head, whose number depends on the case, so that not always head 0 is looked at; of many sequences the first, the
+ * last and two between. */
+static tpl_code reference_of_a_head(making *w, int i, tpl_err *e)
+{
+    const op_call *call = &w->m->calls[i];
+    int64_t col0 = 0, cols = 0, row0 = 0;
+    op_call head = cut_head(*call, (int32_t)(w->c->context_tok % 7919 % n_heads(call)), &col0, &cols);
+    const batch_view *batch = op_batch(call);
+    if (!batch || batch->n_seqs <= FEW_SEQUENCES)
+        return keep_part(w, i, &head, 0, col0, cols, e);
+    for (int32_t k = 0; k < FEW_SEQUENCES; k++) {
+        int32_t seq = (batch->n_seqs - 1) * k / (FEW_SEQUENCES - 1);
+        op_call cut = cut_sequence(head, seq, &w->m->a, &row0);
+        TPL_TRY(keep_part(w, i, &cut, row0, col0, cols, e));
+    }
+    return TPL_OK;
+}
+
 static tpl_code reference_by_head(making *w, int i, tpl_err *e)
 {
     const op_call *call = &w->m->calls[i];
     int32_t heads = n_heads(call), picks[] = {0, heads - 1, heads / 2};
-    op_cost_sum cost = op_cost(call);
-    int n = cost.flops / 2 / heads > cheap_macs ? 1 : heads < 3 ? heads : 3;
-    for (int k = 0; k < n; k++) {
+    if (op_cost(call).flops / 2 / heads > cheap_macs)
+        return reference_of_a_head(w, i, e);
+    for (int k = 0; k < (heads < 3 ? heads : 3); k++) {
         int64_t col0 = 0, cols = 0;
-        /* With one head only, its number depends on the case, so that not always head 0 is looked at. */
-        int32_t head = n == 1 ? (int32_t)(w->c->context_tok % 7919 % heads) : picks[k];
-        op_call cut = cut_head(*call, head, &col0, &cols);
+        op_call cut = cut_head(*call, picks[k], &col0, &cols);
         TPL_TRY(keep_part(w, i, &cut, 0, col0, cols, e));
     }
     return TPL_OK;

@@ -4,7 +4,8 @@
  * Owns:   reference_make() owns its values until reference_fini(), which a failed one needs too.
  * Fails:  what the reference's kernels fail with.
  *
- * Of attention and per-head products some heads are looked at, of products corners and the middle, of the rest all. */
+ * Of attention and per-head products some heads are looked at, of long attention one head of four sequences, of
+ * products corners and the middle, of the rest all. */
 #ifndef TPL_BENCH_KERNEL_REFERENCE_H
 #define TPL_BENCH_KERNEL_REFERENCE_H
 
@@ -18,7 +19,7 @@ typedef struct {
 } reference_part;
 
 typedef struct {
-    reference_part parts[3 * KERNEL_MAX_STEPS];
+    reference_part parts[4 * KERNEL_MAX_STEPS];
     int n_parts; /* 0: has not run yet */
     int64_t n_checked;
 } kernel_reference;

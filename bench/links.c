@@ -8,6 +8,8 @@
 #include "base/json.h"
 #include "base/text.h"
 
+const double links_doubtful_frac = 0.25;
+
 /* ---- fitting ---- */
 
 typedef struct {
@@ -282,8 +284,11 @@ double links_us(const link_model *m, comm_op op, int size, double sent, int *ran
 /* Adds "N op of B bytes (A us + bytes / G GB/s, K ranks)" for each kind of step that differs. */
 static void add_numbers(text_buf *b, int n, comm_op op, double sent, const link_piece *p)
 {
-    text_addf(b, "%s%d %s of %.0f bytes (%.3g us + bytes / %.4g GB/s, %d ranks)", b->len ? ", " : "sent: ", n,
+    text_addf(b, "%s%d %s of %.0f bytes (%.3g us + bytes / %.4g GB/s, %d ranks", b->len ? ", " : "sent: ", n,
               comm_op_name(op), sent, p->alpha_us, p->beta_gb_s, p->ranks);
+    if (p->worst_frac > links_doubtful_frac)
+        text_addf(b, ", a fit off by up to %.0f%%", 100 * p->worst_frac);
+    text_addf(b, ")");
 }
 
 typedef struct {

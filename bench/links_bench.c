@@ -14,8 +14,6 @@
 
 enum { MAX_WAYS = 2 };
 
-static const double poor_fit_frac = 0.3; /* of its time; undisturbed fits stay within 0.15 */
-
 static const int64_t ladder[] = {512,    4096,    14336,   32768,   65536,   114688,   262144,
                                  458752, 1048576, 1835008, 4194304, 8388608, 16777216, 67108864};
 enum { LADDER_N = sizeof ladder / sizeof *ladder, HOST_LADDER_N = 11 };
@@ -291,15 +289,6 @@ tpl_code links_bench_check(const links_request *q, tpl_err *e)
     return TPL_OK;
 }
 
-/* Points far off the straight lines are no property of the link. */
-static void say_poor_fits(const link_model *m)
-{
-    for (int i = 0; i < m->n_pieces; i++)
-        if (m->pieces[i].worst_frac > poor_fit_frac)
-            log_note("fit of %s, %d ranks: a point lies %.0f%% off; did something else use the machine?",
-                     comm_op_name(m->pieces[i].op), m->pieces[i].ranks, 100 * m->pieces[i].worst_frac);
-}
-
 static void name_model(const links_request *q, const bench *b)
 {
     const char *base = strrchr(q->fit_path, '/');
@@ -307,6 +296,14 @@ static void name_model(const links_request *q, const bench *b)
     snprintf(b->model->name, sizeof b->model->name, "%.*s", (int)strcspn(base, "."), base);
     snprintf(b->model->device, sizeof b->model->device, "%s", b->device);
     snprintf(b->model->command, sizeof b->model->command, "%s", q->command ? q->command : "");
+}
+
+static void warn_of_doubtful(const link_model *m)
+{
+    for (int i = 0; i < m->n_pieces; i++)
+        if (m->pieces[i].worst_frac > links_doubtful_frac)
+            log_note("%s: the fit misses a measured time by %.0f%%; were the ranks busy otherwise? measure again",
+                     comm_op_name(m->pieces[i].op), 100 * m->pieces[i].worst_frac);
 }
 
 tpl_code links_bench_run(const links_request *q, run_dir *rd, link_model *out, tpl_err *e)
@@ -332,7 +329,7 @@ tpl_code links_bench_run(const links_request *q, run_dir *rd, link_model *out, t
     if (rc == TPL_OK && q->fit_path) {
         name_model(q, &b);
         rc = links_fit(out, e);
-        say_poor_fits(out);
+        warn_of_doubtful(out);
         if (rc == TPL_OK)
             rc = links_write(out, q->fit_path, e);
     }

@@ -175,6 +175,10 @@ Test(links, a_plan_costs_the_sum_of_its_collectives)
         cr_expect(sent >= 61 * layer_bytes[i], "%s: %g bytes", variants[i], sent);
         cr_expect(fabs(c.us - (3.0 * c.n + sent / 100e3)) < 1e-6 * c.us, "%s: %g us", variants[i], c.us);
         cr_expect(strstr(c.numbers, "bytes (3 us + bytes / 100 GB/s, 2 ranks)") != NULL, "%s", c.numbers);
+        m.pieces[COMM_ALL_REDUCE].worst_frac = 0.8;
+        cr_assert(links_plan(&m, p, PHASE_DECODE, &b, bf16_all, &c, &e) == TPL_OK, "%s", e.what);
+        cr_expect(strstr(c.numbers, "2 ranks, a fit off by up to 80%)") != NULL, "%s", c.numbers);
+        m.pieces[COMM_ALL_REDUCE].worst_frac = 0;
         plan_destroy(p);
     }
 }
