@@ -19,6 +19,18 @@ static bool same_place(const mat *a, const mat *b)
     return a->data == b->data && a->cols == b->cols && a->rows == b->rows && a->stride == b->stride;
 }
 
+bool cuda_products_apart(const op_call *calls, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (!cuda_mats_apart(&calls[i].matmul.out, &calls[i].matmul.x))
+            return false;
+        for (int k = 0; k < i; k++)
+            if (!cuda_mats_apart(&calls[i].matmul.out, &calls[k].matmul.out))
+                return false;
+    }
+    return true;
+}
+
 /* A norm whose result goes elsewhere: blocks read x while the first writes. */
 static bool is_norm(const op_call *c)
 {
@@ -57,7 +69,9 @@ int cuda_join_products_takes(const op_call *calls, int n)
     if (n < 2 || (!norm && calls[0].kind != OP_MATMUL))
         return 0;
     const mat *x = norm ? &calls[0].rmsnorm.out : &calls[0].matmul.x;
-    while (norm + parts < n && parts < SK_PARTS && is_product(&calls[norm + parts], x))
+    while (norm + parts < n && parts < SK_PARTS && is_product(&calls[norm + parts], x) &&
+           cuda_products_apart(calls + norm, parts + 1) &&
+           (!norm || cuda_mats_apart(&calls[norm + parts].matmul.out, &calls[0].rmsnorm.x)))
         parts++;
     if (parts == 2 && norm + 2 < n && is_swiglu(&calls[norm + 2], &calls[norm].matmul, &calls[norm + 1].matmul))
         return norm + 3;

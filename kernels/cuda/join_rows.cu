@@ -50,13 +50,15 @@ static bool is_row_op(const op_call *c)
 
 bool cuda_mats_apart(const mat *a, const mat *b)
 {
-    const cu_bf16 *p = (const cu_bf16 *)a->data, *q = (const cu_bf16 *)b->data;
-    if (p + (a->rows - 1) * a->stride + a->cols <= q || q + (b->rows - 1) * b->stride + b->cols <= p)
+    const char *p = (const char *)a->data, *q = (const char *)b->data;
+    int64_t each = (int64_t)dtype_bytes(a->dtype), step = a->stride * each, width = a->cols * each;
+    int64_t other = (int64_t)dtype_bytes(b->dtype), b_step = b->stride * other, b_width = b->cols * other;
+    if (p + (a->rows - 1) * step + width <= q || q + (b->rows - 1) * b_step + b_width <= p)
         return true;
-    if (a->stride != b->stride || a->stride < 1)
+    if (step != b_step || step < 1)
         return false;
-    int64_t d = ((q - p) % a->stride + a->stride) % a->stride; /* other columns of the same rows */
-    return d >= a->cols && d + b->cols <= a->stride;
+    int64_t d = ((q - p) % step + step) % step; /* other columns of the same rows */
+    return d >= width && d + b_width <= step;
 }
 
 /* Whether the rope in front may run beside the others. */

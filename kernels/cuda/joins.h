@@ -12,6 +12,11 @@
 extern "C" {
 #endif
 
+/* No element of one is an element of the other. */
+bool cuda_mats_apart(const mat *a, const mat *b);
+/* n products of one launch, whose blocks run in any order: none writes what another writes, or x. */
+bool cuda_products_apart(const op_call *calls, int n);
+
 /* [norm,] up to four products of its result [, silu_mul of two]; or one product and the add of its result. */
 int cuda_join_products_takes(const op_call *calls, int n);
 tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);

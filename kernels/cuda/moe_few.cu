@@ -224,7 +224,8 @@ static void set_shared(skinny_args *a, const shared_calls *c)
     a->n_shared = c->n;
 }
 
-static void launch_inner(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls *c)
+/* False: shared memory does not do for rows that long. */
+static bool launch_inner(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls *c)
 {
     skinny_args a = {};
     a.x = (const cu_bf16 *)o->x.data;
@@ -248,8 +249,8 @@ static void launch_inner(kernel_ctx *ctx, const op_moe_experts *o, const shared_
     a.n_local = o->n_local;
     if (c)
         set_shared(&a, c);
-    skinny_launch<skinny_shape<2, 3, false, true, true>>(cu_stream(ctx), a, (int)o->x.rows * (a.top_k + a.n_shared),
-                                                         64);
+    return skinny_launch<skinny_shape<2, 3, false, true, true>>(cu_stream(ctx), a,
+                                                                (int)o->x.rows * (a.top_k + a.n_shared), 64);
 }
 
 static void launch_down(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls *c)
@@ -295,7 +296,9 @@ static tpl_code run(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls
 {
     if (o->x.rows == 0)
         return TPL_OK;
-    launch_inner(ctx, o, c);
+    if (!launch_inner(ctx, o, c))
+        return tpl_fail(e, TPL_E_UNSUPPORTED, "moe_experts", "a row of %lld does not fit a block's shared memory",
+                        (long long)o->x.cols);
     TPL_TRY(cu_launched("moe_experts", e));
     launch_down(ctx, o, c);
     return cu_launched("moe_experts", e);

@@ -95,7 +95,7 @@ int cuda_join_panels_takes(const op_call *calls, int n)
     const mat *x = &calls[0].matmul.x;
     if (calls[0].kind != OP_MATMUL || x->rows <= 4 || x->rows > PN_MOST_ROWS || !cuda_wide_is_here())
         return 0;
-    while (parts < n && parts < PN_PARTS && is_part(&calls[parts], x))
+    while (parts < n && parts < PN_PARTS && is_part(&calls[parts], x) && cuda_products_apart(calls, parts + 1))
         parts++;
     return parts > 1 ? parts : 0;
 }

@@ -242,7 +242,5 @@ static __host__ __device__ __forceinline__ int rows_units(const rows_args &a)
 
 /* What a call reads and writes in place. */
 const mat *cuda_rows_touched(const op_call *c);
-/* bf16: no element of one is an element of the other. */
-bool cuda_mats_apart(const mat *a, const mat *b);
 
 #endif

@@ -98,6 +98,32 @@ Test(joins, products_of_more_rows)
     slab_destroy(s);
 }
 
+/* Blocks of a launch run in any order: products that add to one place, or write what another reads, stay apart. */
+Test(joins, products_of_one_place)
+{
+    slab *s = slab_create(SLAB_BYTES);
+    for (int rows = 1; rows < 30; rows += 28) {
+        rng r = rng_make((uint64_t)rows, 15);
+        int taken;
+        slab_reset(s);
+        mat x = slab_mat(s, &r, rows, 64, 8, DT_BF16, 1);
+        op_call calls[3];
+        for (int i = 0; i < 3; i++)
+            calls[i] = product_case(s, &r, x, 64, DT_BF16).call;
+        kernel_find_join("cuda", calls, 3, &taken);
+        if (rows == 1 || slab_has_warpgroups())
+            cr_expect_eq(taken, 3, "%d rows: %d of 3 calls are one launch", rows, taken);
+        calls[1].matmul.accumulate = true;
+        calls[1].matmul.out = calls[0].matmul.out;
+        kernel_find_join("cuda", calls, 3, &taken);
+        cr_expect_eq(taken, 1, "%d rows, one place: %d calls are one launch", rows, taken);
+        calls[1].matmul.out = x;
+        kernel_find_join("cuda", calls, 3, &taken);
+        cr_expect_eq(taken, 1, "%d rows, x written: %d calls are one launch", rows, taken);
+    }
+    slab_destroy(s);
+}
+
 /* silu_mul's result in gate's place, and elsewhere. */
 Test(joins, swiglu)
 {
