@@ -33,6 +33,9 @@ bool cuda_grouped_has(const op_moe_experts *o);
 bool cuda_few_has_gqa(const op_attn_gqa *o);
 tpl_code cuda_few_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e);
 size_t cuda_scratch_few_gqa(void);
+/* The part that serves single rows at short contexts, on compute capability 9.0. */
+bool cuda_row_has_gqa(const op_attn_gqa *o);
+tpl_code cuda_row_gqa(kernel_ctx *ctx, const op_attn_gqa *o, tpl_err *e);
 
 /* The part of cuda_flash_latent() and cuda_wide_latent() that serves decode of few heads at short contexts. */
 bool cuda_few_has_latent(const op_attn_latent *o);

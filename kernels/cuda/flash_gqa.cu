@@ -52,6 +52,8 @@ tpl_code cuda_flash_gqa(kernel_ctx *ctx, const op_call *call, tpl_err *e)
     bool few = (int64_t)o->batch->max_seq_rows * (o->heads / o->kv_heads) <= 16;
     if (o->batch->n_rows == 0)
         return TPL_OK;
+    if (cuda_row_has_gqa(o))
+        return cuda_row_gqa(ctx, o, e);
     if (cuda_few_has_gqa(o))
         return cuda_few_gqa(ctx, o, e);
 #define RUN(dim)                                                                                                       \

@@ -37,6 +37,10 @@ tpl_code cuda_join_rows(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e
 int cuda_join_heads_takes(const op_call *calls, int n);
 tpl_code cuda_join_heads(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
 
+/* The ropes of queries and keys, the kv_append, and the decode attention of single rows over few tokens. */
+int cuda_join_gqa_takes(const op_call *calls, int n);
+tpl_code cuda_join_gqa(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
 /* A norm and the routing of its result; and the routing alone: false where it does not take the shape. */
 int cuda_join_route_takes(const op_call *calls, int n);
 tpl_code cuda_join_route(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);

@@ -226,3 +226,71 @@ Test(join_rows, latent_rows_and_absorb)
     }
     slab_destroy(s);
 }
+
+/* The same for attention over many pages: n_seqs sequences of `tokens` and fewer, one row each; the last has no row if
+ * `gap`. Values of other slots than those cached are left as they are, NaN. */
+static void make_long_cache(slab *s, rng *r, cache *k, int n_seqs, int tokens, int width, bool gap)
+{
+    enum { MOST_SEQS = 8, MOST_PAGES = 8192 / PAGE_TOK };
+    static int32_t row[MOST_SEQS], seq[MOST_SEQS], pos[MOST_SEQS], row0[MOST_SEQS + 1], prefix[MOST_SEQS];
+    static int32_t table[MOST_SEQS * MOST_PAGES];
+    int each = tokens / PAGE_TOK + 1, n_pages = n_seqs * each, n_rows = n_seqs - gap;
+    for (int i = 0; i < n_seqs; i++) {
+        row[i] = row0[i] = i;
+        seq[i] = i;
+        prefix[i] = i % 3 == 1 ? tokens / 3 : tokens - i;
+        pos[i] = prefix[i] % MAX_POS;
+    }
+    row0[n_seqs] = n_rows;
+    for (int i = 0; i < n_pages; i++)
+        table[i] = (i * 5 + 3) % n_pages; /* n_pages is no multiple of 5, see the sizes */
+    lay_cache(s, k, &(layout){n_rows, n_seqs, n_pages, each, tokens + 1, row, pos, seq, row0, prefix, table}, DT_BF16,
+              width, 1, 0);
+    k->batch.max_seq_rows = 1;
+    for (int i = 0; i < n_seqs; i++)
+        for (int t = 0; t < prefix[i]; t++) {
+            bf16 *to =
+                (bf16 *)k->pages.data + (int64_t)(table[i * each + t / PAGE_TOK] * PAGE_TOK + t % PAGE_TOK) * width;
+            for (int c = 0; c < width; c++)
+                to[c] = bf16_from_f32((float)(2 * rng_uniform(r) - 1));
+        }
+}
+
+/* A decode step's attention from the products' outputs on: turned queries and keys, the new token in the cache. */
+Test(join_rows, ropes_append_and_attention)
+{
+    slab *s = slab_create(SLAB_BYTES);
+    static const int sizes[][5] = {{1, 1021, 32, 8, 128}, {2, 700, 8, 4, 64},   {1, 17, 14, 2, 64}, {1, 1, 7, 1, 128},
+                                   {3, 127, 16, 4, 128},  {1, 4098, 8, 2, 128}, {2, 2111, 4, 4, 64}};
+    char what[96];
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && slab_has_warpgroups(); i++) {
+        rng r = rng_make(i, 80);
+        int n_seqs = sizes[i][0], heads = sizes[i][2], n_kv = sizes[i][3], dim = sizes[i][4], keys = n_kv * dim;
+        cache k;
+        slab_reset(s);
+        make_long_cache(s, &r, &k, n_seqs, sizes[i][1], 2 * keys + 8, n_seqs == 3);
+        int rows = k.batch.n_rows;
+        mat q = slab_mat(s, &r, rows, heads * dim, 8, DT_BF16, 1), kv = slab_mat(s, &r, rows, 2 * keys, 8, DT_BF16, 1);
+        slab_case c[4] = {rope_case(s, &r, q, heads, dim, dim, false, &k),
+                          rope_case(s, &r, columns(kv, 0, keys), n_kv, dim, dim, false, &k),
+                          append_case(kv, (mat){0}, 0, &k),
+                          {.call = {.kind = OP_ATTN_GQA}, .compute = DT_BF16}};
+        c[1].call.rope.cos = c[0].call.rope.cos;
+        c[1].call.rope.sin = c[0].call.rope.sin;
+        c[2].call.kv_append.a_off = 8;
+        c[3].call.attn_gqa = (op_attn_gqa){.q = q,
+                                           .heads = heads,
+                                           .kv_heads = n_kv,
+                                           .head_dim = dim,
+                                           .k_off = 8,
+                                           .v_off = keys + 8,
+                                           .kv = k.kv,
+                                           .scale = 0.2f,
+                                           .batch = &k.batch};
+        c[3].call.attn_gqa.out = c[3].out[0] = slab_mat(s, &r, rows, heads * dim, 8, DT_BF16, 0);
+        c[3].tol[0] = (slab_tolerance){8e-3, 0x1p-6}; /* as in test_attention.c, twice, as turned queries round too */
+        snprintf(what, sizeof what, "attention of %d heads over %d of %d, %d tokens", heads, n_kv, dim, sizes[i][1]);
+        slab_check_join(s, c, 4, what);
+    }
+    slab_destroy(s);
+}
