@@ -183,6 +183,8 @@ Test(latency, ratio_at_own_batches_is_of_tokens_a_second)
     cr_expect_str_eq(csv_table_text(t, 1, "cache_fill"), "random");
     cr_expect_float_eq(real(t, 1, "ratio"), real(t, 1, "tok_per_s") / real(t, 0, "tok_per_s"), 1e-9);
     cr_expect_str_eq(csv_table_text(t, 1, "status"), "kernel_below_bound", "the bound here is a dream");
+    cr_expect(csv_table_find(t, "attn_bound_frac") >= 0);
+    cr_expect_str_empty(csv_table_text(t, 1, "attn_bound_frac"), "on a host the step decides alone");
     cr_expect(strstr(csv_table_text(t, 1, "reason"), "provisional") != NULL);
     csv_table_destroy(t);
     close_world(w);

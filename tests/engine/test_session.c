@@ -144,6 +144,8 @@ Test(session, options_that_cannot_be_are_refused)
         expect_code(rc, cases[i].code, cases[i].words, &e, cases[i].words);
         cr_expect(s == NULL);
     }
+    tpl_err e = {0};
+    expect_code(session_set_attention_only(r.s, true, &e), TPL_E_UNSUPPORTED, "attention only", &e, "only on cards");
     rig_close(&r);
     fixture_close(&f);
 }
