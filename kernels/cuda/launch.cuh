@@ -31,6 +31,14 @@ static __device__ __forceinline__ void cu_cluster_sync(void)
 #endif
 }
 
+/* The same without what has been written: a block's memory stays until the others have read it. */
+static __device__ __forceinline__ void cu_cluster_leave(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+
 /* A float of another block of the cluster, at the place where this block has `own`. */
 static __device__ __forceinline__ float cu_cluster_get(const float *own, unsigned rank)
 {
