@@ -93,8 +93,8 @@ static tpl_code open_rank(gpu_peer *p, int local, tpl_err *e)
     return TPL_OK;
 }
 
-/* Ranks that share a card wait for each other, so that the threads of all must fit it at once: half of what it holds.
- */
+/* Ranks that share a card wait for each other, so that the threads of all must fit it at once: half of what it holds; and
+ * no launch may come in early, as it could hold the room that another rank's part needs. */
 static void limit_sharers(gpu_peer *p)
 {
     const gpu_facts *f = gpu_get_facts(p->ranks[0].card);
@@ -105,6 +105,8 @@ static void limit_sharers(gpu_peer *p)
     p->most_bytes = p->ranks[0].view.slot_bytes;
     if (sharers > 1 && most < p->most_bytes)
         p->most_bytes = most;
+    for (int i = 0; i < p->n_local; i++)
+        p->ranks[i].view.early = sharers == 1 && gpu_peer_has_early_code();
 }
 
 /* All ranks of the group live in this process. */

@@ -23,7 +23,7 @@ static __global__ void __launch_bounds__(SH_THREADS)
 }
 
 template <typename S>
-static __global__ void __launch_bounds__(PN_THREADS, 2)
+static __global__ void __launch_bounds__(S::THREADS, 2)
     panel_rows_kernel(const __grid_constant__ panel_args a, const __grid_constant__ panel_maps maps,
                       const __grid_constant__ rows_args rows, int heads)
 {
@@ -108,11 +108,11 @@ static void launch_some(cudaStream_t stream, panel_args a, const panel_maps &map
     typedef panel_shape<N, true> S;
     static unsigned ready;
     int blocks = 1;
-    size_t bytes = panel_lay<S>(&a, &blocks);
+    size_t bytes = panel_lay<S>(PN_ROOM, &a, &blocks);
     unsigned across = (unsigned)((a.part[0].n + PN_TILE - 1) / PN_TILE);
     if (!cu_done_here(&ready))
         cudaFuncSetAttribute(panel_rows_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, PN_MOST_BYTES);
-    cu_launch(stream, panel_rows_kernel<S>, dim3(across, (unsigned)heads + more_rows(rows, across)), dim3(PN_THREADS),
+    cu_launch(stream, panel_rows_kernel<S>, dim3(across, (unsigned)heads + more_rows(rows, across)), dim3(S::THREADS),
               bytes, a, maps, rows, heads);
 }
 
@@ -120,7 +120,7 @@ static bool run_some(cudaStream_t stream, const cuda_product *p, const op_head_m
 {
     panel_args a = {};
     panel_maps maps = {};
-    if (!panel_prepare(p, o->x.data, o->w.data, o->out.data, &a, &maps))
+    if (!panel_prepare(p, o->x.data, o->w.data, o->out.data, PN_TILE, &a, &maps))
         return false;
     if (a.rows <= 16)
         launch_some<16>(stream, a, maps, rows, p->batch);

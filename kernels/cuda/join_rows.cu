@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/joins.h"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, MANY_ROWS = 16 /* have units enough for the card with more heads each */ };
 
 static __global__ void __launch_bounds__(THREADS) rows_kernel(const __grid_constant__ rows_args a)
 {
@@ -174,7 +174,7 @@ rows_args cuda_rows_work_of(const op_call *calls, int n)
     a.rows = (int)cuda_rows_touched(&calls[0])->rows;
     a.first = is_free(calls, n);
     if (a.first) {
-        a.group = 2 * RW_PAIRS / a.op[0].dim;
+        a.group = 2 * RW_PAIRS / a.op[0].dim * (a.rows < MANY_ROWS ? 1 : RW_ROUNDS);
         a.groups = (a.op[0].heads + a.group - 1) / a.group;
     }
     a.chain = chain_of(calls + a.first, n - a.first);

@@ -11,28 +11,8 @@
 #ifndef TPL_KERNELS_CUDA_LAUNCH_CUH
 #define TPL_KERNELS_CUDA_LAUNCH_CUH
 
+#include "device/gpu_early.cuh"
 #include "kernels/cuda/cuda.cuh"
-
-static __device__ __forceinline__ void cu_wait_before(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-static __device__ __forceinline__ void cu_let_next(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-/* Both, for kernels that have nothing to bring in early. */
-static __device__ __forceinline__ void cu_begin(void)
-{
-    cu_let_next();
-    cu_wait_before();
-}
 
 /* Place and size in blocks of the cluster along x; 0 of 1 before compute capability 9.0. */
 static __device__ __forceinline__ unsigned cu_cluster_rank(void)
@@ -51,6 +31,14 @@ static __device__ __forceinline__ void cu_cluster_sync(void)
 #endif
 }
 
+/* The same without what has been written: a block's memory stays until the others have read it. */
+static __device__ __forceinline__ void cu_cluster_leave(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+
 /* A float of another block of the cluster, at the place where this block has `own`. */
 static __device__ __forceinline__ float cu_cluster_get(const float *own, unsigned rank)
 {
@@ -65,19 +53,6 @@ static __device__ __forceinline__ float cu_cluster_get(const float *own, unsigne
 #endif
 }
 
-/* Whether the launch would wait for more than the one before it: in a recorded walk after queues have met. */
-static inline bool cu_is_join(cudaStream_t stream)
-{
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    size_t n = 0;
-#if CUDART_VERSION >= 13000
-    cudaError_t rc = cudaStreamGetCaptureInfo(stream, &status, NULL, NULL, NULL, NULL, &n);
-#else
-    cudaError_t rc = cudaStreamGetCaptureInfo_v3(stream, &status, NULL, NULL, NULL, NULL, &n);
-#endif
-    return rc != cudaSuccess || (status == cudaStreamCaptureStatusActive && n > 1);
-}
-
 /* cluster: blocks along x, 1 where there are no clusters. */
 template <typename... Params, typename... Args>
 static inline void cu_launch_cluster(cudaStream_t stream, unsigned cluster, void (*kernel)(Params...), dim3 grid,
@@ -90,10 +65,8 @@ static inline void cu_launch_cluster(cudaStream_t stream, unsigned cluster, void
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     config.attrs = attr;
-    if (cuda_code_level() >= CODE_EARLY && !cu_is_join(stream)) {
-        attr[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attr[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-    }
+    if (cuda_code_level() >= CODE_EARLY && !cu_is_join(stream))
+        cu_may_begin_early(&config);
     if (cluster > 1) {
         attr[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
         attr[config.numAttrs].val.clusterDim.x = cluster;

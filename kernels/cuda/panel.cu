@@ -11,12 +11,17 @@ static bool in_pieces(const void *data, int64_t a, int64_t b)
 
 /* grid (tiles x blocks of a cluster, heads) */
 template <typename S>
-static __global__ void __launch_bounds__(PN_THREADS, 2)
+static __global__ void __launch_bounds__(S::THREADS, S::GROUPS == 2 ? 2 : 1)
     panel_kernel(const __grid_constant__ panel_args a, const __grid_constant__ panel_maps maps, int blocks)
 {
     extern __shared__ __align__(1024) char space_panel[];
     panel_work<S>(a, maps, blocks, space_panel);
 }
+
+/* How a product is shared out: warpgroups of a block, blocks of a cluster, and what a ring may take. */
+typedef struct {
+    int groups, blocks, room;
+} panel_cut;
 
 /* Blocks of a cluster: such that the card has work for one and a half blocks an SM, each with at least two chunks. */
 static int cluster_of(int64_t tiles, int chunks)
@@ -27,34 +32,45 @@ static int cluster_of(int64_t tiles, int chunks)
     return n;
 }
 
-/* The parts' tiles and maps stand. */
-template <typename S>
-static void launch(cudaStream_t stream, panel_args a, const panel_maps &maps, int tiles, int heads)
+/* One block an SM where tiles of 192 rows nearly fill the card once: all end together then, and none begins late. */
+static panel_cut cut_of(const cuda_product *p)
 {
-    static unsigned ready;
-    int blocks = cluster_of((int64_t)tiles * heads, a.chunks);
-    size_t bytes = panel_lay<S>(&a, &blocks);
-    if (!cu_done_here(&ready))
-        cudaFuncSetAttribute(panel_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, PN_MOST_BYTES);
-    cu_launch_cluster(stream, (unsigned)blocks, panel_kernel<S>, dim3((unsigned)(tiles * blocks), (unsigned)heads),
-                      dim3(PN_THREADS), bytes, a, maps, blocks);
+    int chunks = (int)((p->k + PN_COLS - 1) / PN_COLS), sms = cuda_sm_count();
+    int64_t tiles = (p->n + PN_TILE - 1) / PN_TILE * p->batch, wide = (p->n + 191) / 192, each = sms / wide;
+    bool fills = each >= 1 && each <= 2 && wide * each * 10 >= sms * 9 && chunks >= 4 * each;
+    if (fills && p->batch == 1 && !p->w_transposed)
+        return (panel_cut){3, (int)each, PN_ROOM_ALONE};
+    return (panel_cut){2, cluster_of(tiles, chunks), PN_ROOM};
 }
 
-template <bool TURNED>
-static void launch_for(cudaStream_t stream, const panel_args &a, const panel_maps &maps, int tiles, int heads)
+/* The parts' tiles and maps stand. */
+template <typename S>
+static void launch(cudaStream_t stream, panel_args a, const panel_maps &maps, int tiles, int heads, panel_cut c)
+{
+    static unsigned ready;
+    size_t bytes = panel_lay<S>(c.room, &a, &c.blocks);
+    if (!cu_done_here(&ready))
+        cudaFuncSetAttribute(panel_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, PN_MOST_BYTES);
+    cu_launch_cluster(stream, (unsigned)c.blocks, panel_kernel<S>, dim3((unsigned)(tiles * c.blocks), (unsigned)heads),
+                      dim3(S::THREADS), bytes, a, maps, c.blocks);
+}
+
+template <bool TURNED, int GROUPS>
+static void launch_for(cudaStream_t stream, const panel_args &a, const panel_maps &maps, int tiles, int heads,
+                       panel_cut c)
 {
     if (a.rows <= 16)
-        launch<panel_shape<16, TURNED>>(stream, a, maps, tiles, heads);
+        launch<panel_shape<16, TURNED, GROUPS>>(stream, a, maps, tiles, heads, c);
     else if (a.rows <= 32)
-        launch<panel_shape<32, TURNED>>(stream, a, maps, tiles, heads);
+        launch<panel_shape<32, TURNED, GROUPS>>(stream, a, maps, tiles, heads, c);
     else if (a.rows <= 48)
-        launch<panel_shape<48, TURNED>>(stream, a, maps, tiles, heads);
+        launch<panel_shape<48, TURNED, GROUPS>>(stream, a, maps, tiles, heads, c);
     else if (a.rows <= 64)
-        launch<panel_shape<64, TURNED>>(stream, a, maps, tiles, heads);
+        launch<panel_shape<64, TURNED, GROUPS>>(stream, a, maps, tiles, heads, c);
     else if (a.rows <= 96)
-        launch<panel_shape<96, TURNED>>(stream, a, maps, tiles, heads);
+        launch<panel_shape<96, TURNED, GROUPS>>(stream, a, maps, tiles, heads, c);
     else
-        launch<panel_shape<128, TURNED>>(stream, a, maps, tiles, heads);
+        launch<panel_shape<128, TURNED, GROUPS>>(stream, a, maps, tiles, heads, c);
 }
 
 bool cuda_panel_takes(const cuda_product *p, const void *x, const void *w)
@@ -68,13 +84,16 @@ bool cuda_panel_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x, 
 {
     panel_args a = {};
     panel_maps maps = {};
-    int tiles = (int)((p->n + PN_TILE - 1) / PN_TILE);
-    if (!panel_prepare(p, x, w, out, &a, &maps))
+    panel_cut c = cut_of(p);
+    int tile = 64 * c.groups, tiles = (int)((p->n + tile - 1) / tile);
+    if (!panel_prepare(p, x, w, out, tile, &a, &maps))
         return false;
     if (p->w_transposed)
-        launch_for<true>(cu_stream(ctx), a, maps, tiles, p->batch);
+        launch_for<true, 2>(cu_stream(ctx), a, maps, tiles, p->batch, c);
+    else if (c.groups == 2)
+        launch_for<false, 2>(cu_stream(ctx), a, maps, tiles, p->batch, c);
     else
-        launch_for<false>(cu_stream(ctx), a, maps, tiles, p->batch);
+        launch_for<false, 3>(cu_stream(ctx), a, maps, tiles, p->batch, c);
     return true;
 }
 
@@ -118,7 +137,8 @@ tpl_code cuda_join_panels(kernel_ctx *ctx, const op_call *calls, int n, tpl_err 
         mapped = mapped && panel_map(o->w.data, o->w.cols, o->w.rows, 1, o->w.stride, 0, PN_TILE, &maps.w[i]);
     }
     if (mapped) {
-        launch_for<false>(cu_stream(ctx), a, maps, tiles, 1);
+        panel_cut c = {2, cluster_of(tiles, a.chunks), PN_ROOM};
+        launch_for<false, 2>(cu_stream(ctx), a, maps, tiles, 1, c);
         return cu_launched("matmul", e);
     }
     for (int i = 0; i < n; i++)

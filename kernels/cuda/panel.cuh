@@ -3,8 +3,8 @@
  * the launcher checks.
  *
  * Such a product is a stream of weights, as with fewer rows (skinny.cuh), but with work for the matrix units. A block
- * has 128 weight rows, 64 a warpgroup, and its share of the columns: the blocks of a cluster share them. One more warp
- * brings both operands in by boxes of 64 columns: weights before the launch before this one has ended, as nothing
+ * has 128 weight rows or 192, 64 a warpgroup, and its share of the columns: the blocks of a cluster share them. One more
+ * warp brings both operands in by boxes of 64 columns: weights before the launch before this one has ended, as nothing
  * writes them. Weights are the first operand, rows of x the second, N with those past the end as zeros; sums over the
  * cluster are taken in order. Weights [k, n] come as boxes of 64 x 64 and are read along their rows (MN-major). */
 #ifndef TPL_KERNELS_CUDA_PANEL_CUH
@@ -17,20 +17,29 @@
 #include "kernels/cuda/rows_work.cuh"
 
 enum {
-    PN_THREADS = 288,
-    PN_SUMS = 256, /* threads that multiply */
     PN_PARTS = 4,
     PN_MOST_ROWS = 128,
-    PN_TILE = 128,  /* weight rows of a block */
-    PN_COLS = 64,   /* of a stage */
-    PN_PITCH = 132, /* of sums: so that a warp's stores touch all banks */
-    PN_WEIGHTS = PN_TILE * PN_COLS * 2,
-    PN_ROOM = 114688, /* of the ring: two blocks an SM */
-    PN_MOST_BYTES = PN_ROOM + 1024
+    PN_TILE = 128,             /* weight rows of a block of two warpgroups */
+    PN_COLS = 64,              /* of a stage */
+    PN_BOX = 64 * PN_COLS * 2, /* bytes of a warpgroup's weights in it */
+    PN_ROOM = 114688,          /* of the ring: two blocks an SM */
+    PN_ROOM_ALONE = 200 << 10, /* one */
+    PN_MOST_STAGES = 10,
+    PN_MOST_BYTES = PN_ROOM_ALONE + 1024
 };
 
-template <int N_, bool TURNED_> struct panel_shape {
-    enum { N = N_, STAGE = PN_WEIGHTS + N_ * PN_COLS * 2, FIT = PN_ROOM / STAGE, STAGES = FIT < 6 ? FIT : 6 };
+/* GROUPS: warpgroups, which multiply; one more warp brings their operands. */
+template <int N_, bool TURNED_, int GROUPS_ = 2> struct panel_shape {
+    enum {
+        N = N_,
+        GROUPS = GROUPS_,
+        TILE = 64 * GROUPS,
+        SUMS = 128 * GROUPS, /* threads that multiply */
+        THREADS = SUMS + 32,
+        PITCH = TILE + 4, /* of sums: so that a warp's stores touch all banks */
+        WEIGHTS = GROUPS * PN_BOX,
+        STAGE = WEIGHTS + N_ * PN_COLS * 2
+    };
     static const bool TURNED = TURNED_; /* weights [k, n] */
 };
 
@@ -65,6 +74,14 @@ static __device__ __forceinline__ void panel_box(const CUtensorMap *map, int x, 
 #endif
 }
 
+/* Fetches what describes a matrix ahead of its first box. */
+static __device__ __forceinline__ void panel_map_ahead(const CUtensorMap *map)
+{
+#if WIDE_CODE
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+#endif
+}
+
 /* What a block has: a tile of one part's weight rows, and chunks of columns. */
 typedef struct {
     int part, row0, first, n; /* row0: first weight row; first, n: chunks */
@@ -72,6 +89,7 @@ typedef struct {
     uint64_t *full, *empty; /* [stages] */
 } panel_block;
 
+template <typename S>
 static __device__ __forceinline__ panel_block panel_block_of(const panel_args &a, char *space, int blocks)
 {
     panel_block b;
@@ -80,7 +98,7 @@ static __device__ __forceinline__ panel_block panel_block_of(const panel_args &a
 #pragma unroll
     for (int i = 1; i < PN_PARTS; i++)
         b.part += i < a.n_parts && tile >= a.part[i].tile0;
-    b.row0 = (tile - a.part[b.part].tile0) * PN_TILE;
+    b.row0 = (tile - a.part[b.part].tile0) * S::TILE;
     b.first = (int)cu_cluster_rank() * a.block_chunks;
     b.n = min(a.block_chunks, a.chunks - b.first);
     b.space = space;
@@ -98,8 +116,9 @@ static __device__ __forceinline__ void panel_bring_weights(const panel_maps &map
     int k = (b.first + i) * PN_COLS;
     barrier_expect(b.full + s, S::STAGE);
     if (S::TURNED) {
-        panel_box(map, b.row0, k, blockIdx.y, to, b.full + s);
-        panel_box(map, b.row0 + 64, k, blockIdx.y, to + PN_WEIGHTS / 2, b.full + s);
+#pragma unroll
+        for (int g = 0; g < S::GROUPS; g++)
+            panel_box(map, b.row0 + 64 * g, k, blockIdx.y, to + g * PN_BOX, b.full + s);
     } else {
         panel_box(map, k, b.row0, blockIdx.y, to, b.full + s);
     }
@@ -108,7 +127,7 @@ static __device__ __forceinline__ void panel_bring_weights(const panel_maps &map
 template <typename S>
 static __device__ __forceinline__ void panel_bring_x(const panel_maps &maps, const panel_block &b, int i, int s)
 {
-    panel_box(&maps.x, (b.first + i) * PN_COLS, 0, blockIdx.y, b.space + s * S::STAGE + PN_WEIGHTS, b.full + s);
+    panel_box(&maps.x, (b.first + i) * PN_COLS, 0, blockIdx.y, b.space + s * S::STAGE + S::WEIGHTS, b.full + s);
 }
 
 /* By one thread. */
@@ -130,14 +149,14 @@ static __device__ __forceinline__ void panel_bring(const panel_args &a, const pa
     }
 }
 
-/* By both warpgroups: the block's sums, to the ring's place: [x row][PN_PITCH]. */
+/* By the warpgroups: the block's sums, to the ring's place: [x row][PITCH]. */
 template <typename S> static __device__ __forceinline__ void panel_multiply(const panel_args &a, const panel_block &b)
 {
     int lane = threadIdx.x % 32, wg = threadIdx.x / 128, s = 0, before = 0, turn = 0;
     float d[S::N / 8][4];
     for (int i = 0; i < b.n; i++) {
         char *at = b.space + s * S::STAGE;
-        uint64_t w = wide_operand(at + wg * (PN_WEIGHTS / 2), 0), x = wide_operand(at + PN_WEIGHTS, 0);
+        uint64_t w = wide_operand(at + wg * PN_BOX, 0), x = wide_operand(at + S::WEIGHTS, 0);
         barrier_wait(b.full + s, turn & 1);
         wide_begin();
 #pragma unroll
@@ -154,14 +173,14 @@ template <typename S> static __device__ __forceinline__ void panel_multiply(cons
     }
     wide_wait<0>();
     wide_pin(d);
-    meet(1, PN_SUMS);
-    float *sums = (float *)b.space + threadIdx.x / 32 * 16 + lane / 4 + lane % 4 * 2 * PN_PITCH;
+    meet(1, S::THREADS);
+    float *sums = (float *)b.space + threadIdx.x / 32 * 16 + lane / 4 + lane % 4 * 2 * S::PITCH;
 #pragma unroll
     for (int j = 0; j < S::N / 8; j++) {
-        sums[(8 * j) * PN_PITCH] = d[j][0];
-        sums[(8 * j + 1) * PN_PITCH] = d[j][1];
-        sums[(8 * j) * PN_PITCH + 8] = d[j][2];
-        sums[(8 * j + 1) * PN_PITCH + 8] = d[j][3];
+        sums[(8 * j) * S::PITCH] = d[j][0];
+        sums[(8 * j + 1) * S::PITCH] = d[j][1];
+        sums[(8 * j) * S::PITCH + 8] = d[j][2];
+        sums[(8 * j + 1) * S::PITCH + 8] = d[j][3];
     }
 }
 
@@ -179,21 +198,24 @@ static __device__ __forceinline__ void panel_put(const panel_part &p, int64_t st
 }
 
 /* The blocks of a cluster finish their tile together: a warp takes 32 results of a row at a time. */
+template <typename S>
 static __device__ __forceinline__ void panel_store(const panel_args &a, const panel_block &b, int blocks)
 {
     const panel_part &p = a.part[b.part];
     const float *sums = (const float *)b.space;
-    int lane = threadIdx.x % 32, warps = PN_THREADS / 32;
-    for (int u = (int)cu_cluster_rank() * warps + threadIdx.x / 32; u < a.rows * 4; u += warps * blocks) {
-        int m = u / 4, c = u % 4 * 32 + lane;
+    enum { WARPS = S::THREADS / 32, ACROSS = S::TILE / 32 };
+    int lane = threadIdx.x % 32;
+    for (int u = (int)cu_cluster_rank() * WARPS + threadIdx.x / 32; u < a.rows * ACROSS; u += WARPS * blocks) {
+        int m = u / ACROSS, c = u % ACROSS * 32 + lane;
         float v = 0;
+        if (b.row0 + c >= p.n)
+            continue;
         if (blocks == 1)
-            v = sums[m * PN_PITCH + c];
+            v = sums[m * S::PITCH + c];
         else
             for (int i = 0; i < blocks; i++)
-                v += cu_cluster_get(sums + m * PN_PITCH + c, i);
-        if (b.row0 + c < p.n)
-            panel_put(p, blockIdx.y * a.out_step, m, b.row0 + c, v);
+                v += cu_cluster_get(sums + m * S::PITCH + c, i);
+        panel_put(p, blockIdx.y * a.out_step, m, b.row0 + c, v);
     }
 }
 
@@ -201,21 +223,26 @@ static __device__ __forceinline__ void panel_store(const panel_args &a, const pa
 template <typename S>
 static __device__ __forceinline__ void panel_work(const panel_args &a, const panel_maps &maps, int blocks, char *space)
 {
-    panel_block b = panel_block_of(a, space, blocks);
+    panel_block b = panel_block_of<S>(a, space, blocks);
+    if (threadIdx.x == S::SUMS) {
+        panel_map_ahead(&maps.w[b.part]);
+        panel_map_ahead(&maps.x);
+    }
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.stages; i++) {
             barrier_init(b.full + i, 1);
-            barrier_init(b.empty + i, PN_SUMS / 32);
+            barrier_init(b.empty + i, S::SUMS / 32);
         }
         barriers_stand();
     }
     __syncthreads();
     cu_let_next();
-    if (threadIdx.x >= PN_SUMS) {
-        if (threadIdx.x == PN_SUMS)
+    if (threadIdx.x >= S::SUMS) {
+        if (threadIdx.x == S::SUMS)
             panel_bring<S>(a, maps, b);
         __syncwarp();
         cu_wait_before();
+        meet(1, S::THREADS); /* nothing to wait for: racecheck wants all warps to have met as often */
     } else {
         cu_wait_before();
         panel_multiply<S>(a, b);
@@ -223,9 +250,9 @@ static __device__ __forceinline__ void panel_work(const panel_args &a, const pan
     __syncthreads();
     if (blocks > 1)
         cu_cluster_sync();
-    panel_store(a, b, blocks);
+    panel_store<S>(a, b, blocks);
     if (blocks > 1)
-        cu_cluster_sync();
+        cu_cluster_leave();
 }
 
 /* ---- launching ---- */
@@ -257,9 +284,10 @@ static inline bool panel_map_x(const void *x, int64_t k, int64_t rows, int64_t n
     return panel_map(x, k, rows, n, stride, step, box, map);
 }
 
-/* One product, a head or more: its arguments and maps; false where there are no such maps. */
-static inline bool panel_prepare(const cuda_product *p, const void *x, const void *w, void *out, panel_args *a,
-                                 panel_maps *maps)
+/* One product, a head or more, in tiles of so many weight rows: its arguments and maps; false where there are no such
+ * maps. */
+static inline bool panel_prepare(const cuda_product *p, const void *x, const void *w, void *out, int tile,
+                                 panel_args *a, panel_maps *maps)
 {
     int64_t rows = p->w_transposed ? p->k : p->n, cols = p->w_transposed ? p->n : p->k;
     a->part[0] = {out, p->bias, p->ldo, (int)p->n, 0, (int)p->bias_type, p->out == DT_F32, p->accumulate};
@@ -267,17 +295,18 @@ static inline bool panel_prepare(const cuda_product *p, const void *x, const voi
     a->out_step = p->out_step;
     a->rows = (int)p->rows;
     a->chunks = (int)((p->k + PN_COLS - 1) / PN_COLS);
-    return panel_map(w, cols, rows, p->batch, p->ldw, p->w_step, p->w_transposed ? PN_COLS : PN_TILE, &maps->w[0]) &&
+    return panel_map(w, cols, rows, p->batch, p->ldw, p->w_step, p->w_transposed ? PN_COLS : tile, &maps->w[0]) &&
            panel_map_x(x, p->k, p->rows, p->batch, p->ldx, p->x_step, &maps->x);
 }
 
-/* Shares the columns over a cluster of `blocks` and lays shared memory out; returns its bytes. */
-template <typename S> static size_t panel_lay(panel_args *a, int *blocks)
+/* Shares the columns over a cluster of `blocks` and lays shared memory out, `room` for the ring; returns its bytes. */
+template <typename S> static size_t panel_lay(int room, panel_args *a, int *blocks)
 {
+    int most = room / (int)S::STAGE < PN_MOST_STAGES ? room / (int)S::STAGE : (int)PN_MOST_STAGES;
     a->block_chunks = (a->chunks + *blocks - 1) / *blocks;
     *blocks = (a->chunks + a->block_chunks - 1) / a->block_chunks;
-    a->stages = a->block_chunks < S::STAGES ? a->block_chunks : (int)S::STAGES;
-    int ring = a->stages * S::STAGE, sums = S::N * PN_PITCH * (int)sizeof(float);
+    a->stages = a->block_chunks < most ? a->block_chunks : most;
+    int ring = a->stages * S::STAGE, sums = S::N * S::PITCH * (int)sizeof(float);
     a->barriers_at = ring > sums ? ring : sums;
     return (size_t)(a->barriers_at + 16 * a->stages);
 }

@@ -12,7 +12,7 @@
 
 #include "kernels/cuda/launch.cuh"
 
-enum { RW_MOST_OPS = 4, RW_MOST_ROWS = 128, RW_PAIRS = 256, RW_SPACE = 32, RW_EACH = 4 };
+enum { RW_MOST_OPS = 4, RW_MOST_ROWS = 128, RW_PAIRS = 256, RW_SPACE = 32, RW_EACH = 4, RW_ROUNDS = 4 };
 
 typedef struct {
     op_kind kind;
@@ -77,22 +77,28 @@ static __device__ __forceinline__ void row_put_pair(cu_bf16 *head, int p, int ha
     cu_put(head + p + half, v.y);
 }
 
-/* Heads [head0, head0 + n); values move, so that a round of whole heads is read before it is written. */
+/* Heads [head0, head0 + n); values move, so that rounds of whole heads are read before they are written. */
 static __device__ __forceinline__ void row_rope(const row_op &o, int row, int pos, int head0, int n)
 {
-    int half = o.dim / 2, at_once = RW_PAIRS / half;
-    for (int h0 = head0; h0 < head0 + n; h0 += at_once) {
-        int pairs = min(at_once, head0 + n - h0) * half, h = h0 + (int)threadIdx.x / half, p = threadIdx.x % half;
-        cu_bf16 *head = o.x + row * o.ldx + (int64_t)h * o.head_stride;
-        float2 v = make_float2(0, 0);
-        bool mine = (int)threadIdx.x < pairs;
-        if (mine)
-            v = row_turn(o, head, p, pos);
+    int half = o.dim / 2, at_once = RW_PAIRS / half, end = head0 + n;
+    int p = threadIdx.x % half, own = (int)threadIdx.x < at_once * half ? (int)threadIdx.x / half : n;
+    for (int h0 = head0; h0 < end; h0 += at_once * RW_ROUNDS) {
+        cu_bf16 *heads = o.x + row * o.ldx;
+        float2 v[RW_ROUNDS];
+#pragma unroll
+        for (int i = 0; i < RW_ROUNDS; i++) {
+            int h = h0 + i * at_once + own;
+            v[i] = h < end ? row_turn(o, heads + (int64_t)h * o.head_stride, p, pos) : make_float2(0, 0);
+        }
         __syncthreads();
-        if (mine) {
-            row_put_pair(head, p, half, v);
+#pragma unroll
+        for (int i = 0; i < RW_ROUNDS; i++) {
+            int h = h0 + i * at_once + own;
+            if (h >= end)
+                continue;
+            row_put_pair(heads + (int64_t)h * o.head_stride, p, half, v[i]);
             if (o.copy)
-                row_put_pair(o.copy + row * o.ld_copy + (int64_t)h * o.copy_stride, p, half, v);
+                row_put_pair(o.copy + row * o.ld_copy + (int64_t)h * o.copy_stride, p, half, v[i]);
         }
     }
 }

@@ -148,7 +148,7 @@ static __device__ __forceinline__ bool is_old(const flash_args &a, const wide_pi
     return last * a.kv.mod + a.kv.rem < p.clear_slots;
 }
 
-/* ---- joining parts: grid (rows, heads), JOIN_WAYS threads for every four columns, in whole warps ---- */
+/* ---- joining parts ---- */
 
 /* Where parts lie: [run][place][tile of MT vectors][half] of [MT, DV] and of [MT]. */
 static __device__ __forceinline__ int64_t part_at(int run, int place, int n_m, int m, int halves, int half)
@@ -163,13 +163,62 @@ static __device__ __forceinline__ int64_t whole_at(int n_runs, int seq_head, int
     return part_at(n_runs, 0, n_m, 0, halves, 0) + ((int64_t)seq_head * n_m + m) * halves + half;
 }
 
-enum { JOIN_WAYS = 4, JOIN_MOST = 512 / 4 * JOIN_WAYS };
+enum { JOIN_WAYS = 4, JOIN_MOST = 512 / 4 * JOIN_WAYS, JOIN_BLOCKS = 4 /* an SM, beyond which a head gets a warp */ };
 
 typedef struct {
     const float *part_o, *part_lse;
     int n_runs, n_seqs, tile_tok, mt, n_m, halves, dv;
     int wholes; /* sequences in one piece are written already */
 } wide_join;
+
+/* Where the parts of a row's head are: those of one sequence and key head. */
+typedef struct {
+    int n, first, before; /* n: parts, all halves; first: run; before: tiles */
+    int n_runs, n_all, m, r, unit;
+    bool whole;
+} join_row;
+
+/* Whole warps call. */
+static __device__ __forceinline__ join_row join_row_of(const flash_args &a, const wide_join &j, int row, int head)
+{
+    join_row w;
+    int seq = a.batch.row_seq[row], before = 0, n = tiles_of(a, j.n_seqs, seq, j.tile_tok);
+    w.n_all = tiles_of_all(a, j.n_seqs, j.tile_tok);
+    w.n_runs = runs_used(j.n_runs, w.n_all);
+    for (int s = threadIdx.x % 32; s < seq; s += 32)
+        before += tiles_of(a, j.n_seqs, s, j.tile_tok);
+    w.before = __reduce_add_sync(0xffffffffu, before) * a.kv_heads + head / a.group * n;
+    w.first = run_of(w.before, w.n_runs, w.n_all);
+    int parts = run_of(w.before + n - 1, w.n_runs, w.n_all) - w.first + 1;
+    int vector = (row - a.batch.seq_row0[seq]) * a.group + head % a.group;
+    w.whole = parts == 1;
+    w.n = parts * j.halves;
+    w.m = vector / j.mt;
+    w.r = vector % j.mt;
+    w.unit = seq * a.kv_heads + head / a.group;
+    return w;
+}
+
+/* Of part i. */
+static __device__ __forceinline__ int join_place(const wide_join &j, const join_row &w, int i)
+{
+    int run = w.first + i / j.halves, half = i % j.halves;
+    return (int)(w.whole ? whole_at(j.n_runs, w.unit, j.n_m, w.m, j.halves, half)
+                         : part_at(run, run_begin(run, w.n_runs, w.n_all) < w.before, j.n_m, w.m, j.halves, half));
+}
+
+static __device__ __forceinline__ void join_add(float4 *v, float by, float4 o)
+{
+    v->x += by * o.x;
+    v->y += by * o.y;
+    v->z += by * o.z;
+    v->w += by * o.w;
+}
+
+static __device__ __forceinline__ void join_put(const flash_args &a, int row, int64_t column, float4 v)
+{
+    *(uint2 *)(a.out + row * a.out_stride + column) = make_uint2(pack(v.x, v.y), pack(v.z, v.w));
+}
 
 /* By one warp: the parts' shares of the sum, in place of their log-sum-exps; returns the whole's. */
 static __device__ __forceinline__ float join_weights(int n_parts, float *weights)
@@ -189,6 +238,7 @@ static __device__ __forceinline__ float join_weights(int n_parts, float *weights
     return sum > 0 ? top + logf(sum) : -INFINITY;
 }
 
+/* grid (rows, heads), JOIN_WAYS threads for every four columns, in whole warps */
 static __global__ void __launch_bounds__(JOIN_MOST)
     wide_join_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j)
 {
@@ -196,28 +246,18 @@ static __global__ void __launch_bounds__(JOIN_MOST)
     __shared__ int places[2 * MAX_RUNS];
     __shared__ float4 sums[JOIN_MOST];
     cu_let_next();
-    int row = blockIdx.x, head = blockIdx.y, seq = a.batch.row_seq[row], before = 0;
-    int n_all = tiles_of_all(a, j.n_seqs, j.tile_tok), n = tiles_of(a, j.n_seqs, seq, j.tile_tok);
-    int n_runs = runs_used(j.n_runs, n_all);
-    for (int s = threadIdx.x % 32; s < seq; s += 32)
-        before += tiles_of(a, j.n_seqs, s, j.tile_tok);
-    before = __reduce_add_sync(0xffffffffu, before) * a.kv_heads + head / a.group * n;
-    int first = run_of(before, n_runs, n_all), n_parts = run_of(before + n - 1, n_runs, n_all) - first + 1;
+    int row = blockIdx.x, head = blockIdx.y;
+    join_row w = join_row_of(a, j, row, head);
     cu_wait_before();
-    if (n_parts == 1 && j.wholes)
+    if (w.whole && j.wholes)
         return;
-    int vector = (row - a.batch.seq_row0[seq]) * a.group + head % a.group, m = vector / j.mt, r = vector % j.mt;
-    bool whole = n_parts == 1;
-    n_parts *= j.halves;
-    for (int i = threadIdx.x; i < n_parts; i += blockDim.x) {
-        int run = first + i / j.halves, half = i % j.halves;
-        places[i] = (int)(whole ? whole_at(j.n_runs, seq * a.kv_heads + head / a.group, j.n_m, m, j.halves, half)
-                                : part_at(run, run_begin(run, n_runs, n_all) < before, j.n_m, m, j.halves, half));
-        weights[i] = j.part_lse[(int64_t)places[i] * j.mt + r];
+    for (int i = threadIdx.x; i < w.n; i += blockDim.x) {
+        places[i] = join_place(j, w, i);
+        weights[i] = j.part_lse[(int64_t)places[i] * j.mt + w.r];
     }
     __syncthreads();
     if (threadIdx.x < 32) {
-        float lse = join_weights(n_parts, weights);
+        float lse = join_weights(w.n, weights);
         if (a.lse && threadIdx.x == 0)
             a.lse[row * a.lse_stride + head] = lse;
     }
@@ -225,26 +265,61 @@ static __global__ void __launch_bounds__(JOIN_MOST)
     int n_c = j.dv / 4, way = threadIdx.x / n_c, c = threadIdx.x % n_c;
     float4 v = make_float4(0, 0, 0, 0);
 #pragma unroll 8
-    for (int i = way; i < n_parts; i += JOIN_WAYS) {
-        float4 o = *(const float4 *)(j.part_o + ((int64_t)places[i] * j.mt + r) * j.dv + c * 4);
-        float by = weights[i];
-        v.x += by * o.x;
-        v.y += by * o.y;
-        v.z += by * o.z;
-        v.w += by * o.w;
-    }
+    for (int i = way; i < w.n; i += JOIN_WAYS)
+        join_add(&v, weights[i], *(const float4 *)(j.part_o + ((int64_t)places[i] * j.mt + w.r) * j.dv + c * 4));
     sums[threadIdx.x] = v;
     __syncthreads();
     if (way > 0)
         return;
-    for (int i = 1; i < JOIN_WAYS; i++) {
-        float4 o = sums[i * n_c + c];
-        v.x += o.x;
-        v.y += o.y;
-        v.z += o.z;
-        v.w += o.w;
+    for (int i = 1; i < JOIN_WAYS; i++)
+        join_add(&v, 1, sums[i * n_c + c]);
+    join_put(a, row, (int64_t)head * j.dv + c * 4, v);
+}
+
+/* Of many rows and heads, which have few parts each: a warp for one, grid (rows, heads / JOIN_WARPS). */
+enum { JOIN_WARPS = 8 };
+
+template <int N> /* columns are at most 128 N */
+static __global__ void __launch_bounds__(32 * JOIN_WARPS)
+    wide_join_many_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j, int heads)
+{
+    int row = blockIdx.x, head = blockIdx.y * JOIN_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, n_c = j.dv / 4;
+    cu_let_next();
+    join_row w = join_row_of(a, j, row, min(head, heads - 1));
+    cu_wait_before();
+    if (head >= heads || (w.whole && j.wholes))
+        return;
+    float top = -INFINITY, sum = 0;
+    for (int i = lane; i < w.n; i += 32)
+        top = fmaxf(top, j.part_lse[(int64_t)join_place(j, w, i) * j.mt + w.r]);
+    for (int d = 16; d > 0; d /= 2)
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    float4 v[N] = {};
+    for (int i0 = 0; i0 < w.n; i0 += 32) {
+        int place = i0 + lane < w.n ? join_place(j, w, i0 + lane) : 0;
+        float by = i0 + lane < w.n && top > -INFINITY ? __expf(j.part_lse[(int64_t)place * j.mt + w.r] - top) : 0.f;
+        sum += by;
+        int n = min(32, w.n - i0);
+#pragma unroll 2
+        for (int i = 0; i < n; i++) {
+            float own = __shfl_sync(0xffffffffu, by, i);
+            int64_t at = (int64_t)__shfl_sync(0xffffffffu, place, i) * j.mt + w.r;
+            const float4 *o = (const float4 *)(j.part_o + at * j.dv);
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                if (lane + 32 * k < n_c)
+                    join_add(&v[k], own, o[lane + 32 * k]);
+        }
     }
-    *(uint2 *)(a.out + row * a.out_stride + (int64_t)head * j.dv + c * 4) = make_uint2(pack(v.x, v.y), pack(v.z, v.w));
+    sum = cu_warp_sum(sum);
+    float by = sum > 0 ? 1 / sum : 0.f;
+    if (a.lse && lane == 0)
+        a.lse[row * a.lse_stride + head] = sum > 0 ? top + logf(sum) : -INFINITY;
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (lane + 32 * k < n_c)
+            join_put(a, row, (int64_t)head * j.dv + (lane + 32 * k) * 4,
+                     make_float4(v[k].x * by, v[k].y * by, v[k].z * by, v[k].w * by));
 }
 
 /* ---- how many runs ---- */
@@ -272,13 +347,27 @@ static inline int cheapest_runs(wide_price p, int64_t most, int64_t units, int64
     return best < 1 ? 1 : best > (int64_t)MAX_RUNS ? (int)MAX_RUNS : (int)best;
 }
 
+template <int N>
+static inline void join_many(cudaStream_t stream, const flash_args &a, const wide_join &j, int heads)
+{
+    dim3 grid((unsigned)a.batch.n_rows, (unsigned)((heads + JOIN_WARPS - 1) / JOIN_WARPS));
+    cu_launch(stream, wide_join_many_kernel<N>, grid, dim3(32 * JOIN_WARPS), 0, a, j, heads);
+}
+
 /* Joins what runs have left; dv <= 512. */
 static inline tpl_code join_runs(kernel_ctx *ctx, const flash_args &a, const wide_join &j, int heads, const char *name,
                                  tpl_err *e)
 {
     dim3 all((unsigned)a.batch.n_rows, (unsigned)heads);
     unsigned threads = (unsigned)(j.dv / 4 * JOIN_WAYS + 31) / 32 * 32; /* sums over sequences want all lanes of a warp */
-    cu_launch(cu_stream(ctx), wide_join_kernel, all, dim3(threads), 0, a, j);
+    if ((int64_t)all.x * all.y <= JOIN_BLOCKS * (int64_t)cuda_sm_count())
+        cu_launch(cu_stream(ctx), wide_join_kernel, all, dim3(threads), 0, a, j);
+    else if (j.dv <= 128)
+        join_many<1>(cu_stream(ctx), a, j, heads);
+    else if (j.dv <= 256)
+        join_many<2>(cu_stream(ctx), a, j, heads);
+    else
+        join_many<4>(cu_stream(ctx), a, j, heads);
     return cu_launched(name, e);
 }
 

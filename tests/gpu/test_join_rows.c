@@ -182,10 +182,10 @@ static void make_wide_cache(slab *s, cache *k, int n, int width, int mod)
 Test(join_rows, latent_rows_and_absorb)
 {
     slab *s = slab_create(SLAB_BYTES);
-    static const int sizes[][4] = {{1, 16, 128, 512}, {2, 5, 128, 256}, {29, 64, 128, 512},
-                                   {59, 16, 64, 512}, {3, 3, 40, 72},   {96, 4, 128, 256}};
+    static const int sizes[][4] = {{1, 16, 128, 512}, {2, 5, 128, 256}, {29, 64, 128, 512}, {59, 16, 64, 512},
+                                   {3, 3, 40, 72},    {96, 4, 128, 256}, {17, 100, 64, 256}};
     char what[96];
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 14; i++) {
         rng r = rng_make((uint64_t)i, 75);
         const int *of = sizes[i / 2];
         int rows = of[0], heads = of[1], nope = of[2], lat = of[3], dim = 64, wide = nope + dim;

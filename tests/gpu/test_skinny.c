@@ -61,6 +61,16 @@ Test(skinny, panels)
     slab_destroy(s);
 }
 
+/* So many weight rows that tiles of 192 fill an H100 once, by single blocks and by pairs. */
+Test(skinny, wide_panels)
+{
+    slab *s = slab_create(SLAB_BYTES);
+    static const int rows[] = {7, 29, 46, 59, 97}, shapes[][2] = {{24500, 264}, {12200, 520}};
+    for (int i = 0; i < 10; i++)
+        check_product(s, rows[i / 2], shapes[i % 2][0], shapes[i % 2][1], i % 4, (uint64_t)i);
+    slab_destroy(s);
+}
+
 /* rows, heads, rows and columns of a head's weights */
 static const int heads_of[][4] = {{1, 16, 128, 512}, {1, 3, 40, 72},   {2, 5, 128, 256},  {3, 4, 128, 512},
                                   {8, 2, 200, 64},   {9, 2, 64, 128},  {16, 3, 128, 512}, {29, 5, 128, 512},
