@@ -87,12 +87,12 @@ tpl_code lat_time_attention(lat_cell *c, tpl_err *e)
     int steps = c->steps;
     c->sampling = false;
     c->steps = steps < ATTENTION_STEPS ? steps : ATTENTION_STEPS;
-    tpl_code rc = session_set_attention_only(c->s, true, e);
+    tpl_code rc = session_set_attention_alone(c->s, true, e);
     for (int i = -ATTENTION_WARM; i < ATTENTION_RUNS && rc == TPL_OK; i++)
         rc = time_one(c, i < 0 ? &warm : &us[i], e);
     c->steps = steps;
     if (rc == TPL_OK)
         c->attention_us = bstat_median(us, ATTENTION_RUNS);
-    tpl_code off = session_set_attention_only(c->s, false, e);
+    tpl_code off = session_set_attention_alone(c->s, false, e);
     return rc == TPL_OK ? off : rc;
 }

@@ -497,7 +497,7 @@ static tpl_code run_kernels(session *s, int rank, int index, int *done, tpl_err 
         const plan_step *step = &l->steps[index + n];
         if (!step->active || step->is_comm)
             break;
-        if (n > 0 && (s->attention_only || !may_join(s, step) || !may_join(s, step - 1)))
+        if (n > 0 && (s->attention_alone || !may_join(s, step) || !may_join(s, step - 1)))
             break;
         calls[n] = step_bind(step, &r->env);
     }
@@ -534,7 +534,7 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     int32_t *next = &state_of(s)->next[rank];
     const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
     int done = 1;
-    if (index < *next || !step->active || (s->attention_only && (step->is_comm || !op_is_attention(step->call.kind))))
+    if (index < *next || !step->active || (s->attention_alone && (step->is_comm || !op_is_attention(step->call.kind))))
         return TPL_OK;
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
@@ -592,7 +592,7 @@ static tpl_code walk(session *s, tpl_err *e)
         TPL_TRY(cuda_clock_end(x->clock, i, x->queues[i], e));
     for (int i = 1; i < s->n_ranks; i++)
         TPL_TRY(follow(x, 0, i, e));
-    return s->attention_only ? TPL_OK : find_best(s, e);
+    return s->attention_alone ? TPL_OK : find_best(s, e);
 }
 
 /* ---- recorded walks ---- */
@@ -643,7 +643,7 @@ static tpl_code record(session *s, gpu_graph **out, tpl_err *e)
 /* Which steps a pass does. */
 static int32_t work_of(const session *s)
 {
-    return s->attention_only ? 2 : s->silent;
+    return s->attention_alone ? 2 : s->silent;
 }
 
 /* Walks, or replays: the first pass of a shape walks (libraries set themselves up then), the second records. */

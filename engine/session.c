@@ -218,11 +218,11 @@ tpl_code session_set_silent(session *s, bool silent, tpl_err *e)
     return TPL_OK;
 }
 
-tpl_code session_set_attention_only(session *s, bool on, tpl_err *e)
+tpl_code session_set_attention_alone(session *s, bool on, tpl_err *e)
 {
     if (team_exec(s->t)->host || ranks_are_processes(team_opts(s->t)->ranks))
         return tpl_fail(e, TPL_E_UNSUPPORTED, "attention", "can run alone only on cards of this process");
-    s->attention_only = on;
+    s->attention_alone = on;
     return TPL_OK;
 }
 

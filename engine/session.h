@@ -45,7 +45,7 @@ tpl_code session_set_silent(session *s, bool silent, tpl_err *e);
 tpl_code session_set_alone(session *s, tpl_err *e);
 /* Passes do their attention over cached tokens and nothing else, so that its time can be told from the rest; what it
  * reads and leaves means nothing. TPL_E_UNSUPPORTED but on cards of this process. */
-tpl_code session_set_attention_only(session *s, bool on, tpl_err *e);
+tpl_code session_set_attention_alone(session *s, bool on, tpl_err *e);
 
 /* From now on the sequence's rows are nodes of a tree that grows over several passes; what is cached is its prefix.
  * session_keep_path() or a truncation to the prefix ends it. */

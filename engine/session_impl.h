@@ -57,7 +57,7 @@ struct session {
     uint8_t trace_tag; /* tells the records of several sessions apart in a card's trace */
     bool silent; /* collectives are left out */
     bool alone;  /* only rank 0 walks */
-    bool attention_only; /* all other steps are left out */
+    bool attention_alone; /* all other steps are left out */
     int64_t remote_id; /* teams of processes: what followers call this session; 0: none */
     int64_t *remote_args; /* [2 + 4 * max_rows] a forward pass, to announce */
 };

@@ -145,7 +145,7 @@ Test(session, options_that_cannot_be_are_refused)
         cr_expect(s == NULL);
     }
     tpl_err e = {0};
-    expect_code(session_set_attention_only(r.s, true, &e), TPL_E_UNSUPPORTED, "attention only", &e, "only on cards");
+    expect_code(session_set_attention_alone(r.s, true, &e), TPL_E_UNSUPPORTED, "attention alone", &e, "only on cards");
     rig_close(&r);
     fixture_close(&f);
 }

@@ -224,7 +224,7 @@ static void check_attention_alone(int tp, const char *text)
     int vocab = team_plan(w.run.team, 0)->cfg.vocab, attentions = 0;
     float *before = tpl_calloc((size_t)vocab, sizeof *before);
     memcpy(before, session_logits(w.s, 0), (size_t)vocab * sizeof *before);
-    cr_assert(session_set_attention_only(w.s, true, &e) == TPL_OK, "%s: %s", e.where, e.what);
+    cr_assert(session_set_attention_alone(w.s, true, &e) == TPL_OK, "%s: %s", e.where, e.what);
     gpu_trace *t = begin();
     for (int i = 0; i < PASSES + 2; i++) {
         session_truncate(w.s, w.seqs[0], PROMPT);
@@ -243,7 +243,7 @@ static void check_attention_alone(int tp, const char *text)
         }
     cr_expect_geq(attentions, PASSES * tp * team_plan(w.run.team, 0)->cfg.n_layers);
     cr_expect_eq(check.n_unlike + check.n_unmarked, 0, "%s", check.first_unlike);
-    cr_assert(session_set_attention_only(w.s, false, &e) == TPL_OK);
+    cr_assert(session_set_attention_alone(w.s, false, &e) == TPL_OK);
     session_truncate(w.s, w.seqs[0], PROMPT);
     decode(&w);
     cr_expect_arr_eq(before, session_logits(w.s, 0), (size_t)vocab * sizeof *before);
