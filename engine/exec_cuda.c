@@ -534,7 +534,8 @@ static tpl_code run_step(session *s, int rank, int index, tpl_err *e)
     int32_t *next = &state_of(s)->next[rank];
     const plan_step *step = &team_plan(s->t, rank)->list[s->phase].steps[index];
     int done = 1;
-    if (index < *next || !step->active || (s->attention_alone && (step->is_comm || !op_is_attention(step->call.kind))))
+    bool other = step->is_comm || !op_is_attention(step->call.kind);
+    if (index < *next || !step->active || (s->attention_alone && other))
         return TPL_OK;
     if (team_of(s)->n_places > 1)
         TPL_TRY(gpu_use(place_of(s, rank)->card, e));
