@@ -6,7 +6,7 @@
 #include "bench/latency_impl.h"
 #include "device/gpu.h"
 
-/* MIN_L2: caches that are read at least so many times the card's L2 cache, or replays would find parts of them there. */
+/* MIN_L2: caches at least so many times as large as the card's L2 cache, or replays would find parts of them there. */
 enum { ATTENTION_WARM = 2, ATTENTION_RUNS = 5, ATTENTION_STEPS = 4, MIN_L2 = 8 };
 
 static bool is_attention(const plan_step *s)
