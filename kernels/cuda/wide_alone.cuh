@@ -5,8 +5,7 @@
 #ifndef TPL_KERNELS_CUDA_WIDE_ALONE_CUH
 #define TPL_KERNELS_CUDA_WIDE_ALONE_CUH
 
-#include <cudaTypedefs.h>
-
+#include "kernels/cuda/boxes.cuh"
 #include "kernels/cuda/wide.cuh"
 
 /* The frame of decode attention; WORK::multiply<S> is what the first two warpgroups do. A block of 64 vectors gives
@@ -146,20 +145,10 @@ static tpl_code wide_finish(kernel_ctx *ctx, const flash_args &a, wide_cut c, in
     return join_runs(ctx, a, j, a.heads, name, e);
 }
 
-/* Rows of bf16 as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
+/* Rows without gaps, in boxes of 64. */
 static inline bool map_rows(const void *data, int64_t width, int64_t rows, CUtensorMap *map)
 {
-    static PFN_cuTensorMapEncodeTiled_v12000 encode;
-    cudaDriverEntryPointQueryResult found;
-    cuuint64_t size[2] = {(cuuint64_t)width, (cuuint64_t)rows}, stride[1] = {(cuuint64_t)width * sizeof(cu_bf16)};
-    cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
-    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
-                                                     cudaEnableDefault, &found) != cudaSuccess ||
-                    found != cudaDriverEntryPointSuccess))
-        return false;
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, size, stride, box, step,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return boxes_map({data, width, rows, width, 0, 0, 64}, map);
 }
 
 /* A cache whose pages are whole tiles; how many there are is not known here. */
