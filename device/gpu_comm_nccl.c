@@ -259,11 +259,12 @@ const char *gpu_comm_why_not_peer(const gpu_comm *c, int size)
 }
 
 /* Bytes that a rank sends to each other up to which peer memory is the faster way. Two ranks, two H200 of one host: an
- * all-reduce of 8 MiB takes 31 us here and 48 through NCCL, one of 64 MiB 251 and 248. More ranks send more; there the
- * limit is a guess on the safe side. */
-static int64_t peer_limit(int size)
+ * all-reduce of 8 MiB takes 31 us here and 48 through NCCL, one of 64 MiB 251 and 248. Of several rows, gathered or
+ * scattered, NCCL's lie otherwise and are turned by a launch of their own: V3's logits of 45 rows, 12 MB, took 180 us
+ * on two H100, those of 29, 7.5 MB, 30 here. More ranks send more; there the limit is a guess on the safe side. */
+static int64_t peer_limit(int size, bool is_turned)
 {
-    return size == 2 ? 8 << 20 : (512 << 10) / size;
+    return size == 2 ? (is_turned ? 32 << 20 : 8 << 20) : (512 << 10) / size;
 }
 
 bool gpu_comm_goes_peer(const gpu_comm *c, comm_op op, int size, tpl_dtype t, int64_t rows, int64_t width)
@@ -272,7 +273,8 @@ bool gpu_comm_goes_peer(const gpu_comm *c, comm_op op, int size, tpl_dtype t, in
     if (!p || c->way == GPU_COMM_LIBRARY || !gpu_peer_takes(p, op, t, rows, width))
         return false;
     int64_t bytes = rows * width * (int64_t)dtype_bytes(t) / (op == COMM_REDUCE_SCATTER ? size : 1);
-    return c->way == GPU_COMM_PEER || bytes <= peer_limit(size);
+    bool is_turned = rows > 1 && (op == COMM_ALL_GATHER || op == COMM_REDUCE_SCATTER);
+    return c->way == GPU_COMM_PEER || bytes <= peer_limit(size, is_turned);
 }
 
 static ncclResult_t run_part(comm_op op, const gpu_comm_part *p, size_t n, int size, ncclDataType_t t, ncclComm_t group)

@@ -1,5 +1,5 @@
-/* gpu_early.cuh - what launches that may begin before the one before has ended need (programmatic dependent launch, from
- * compute capability 9.0 on; elsewhere they are ordinary ones).
+/* gpu_early.cuh - how a launch waits for the one before and lets the next one begin (programmatic dependent launch,
+ * from compute capability 9.0 on; elsewhere there is nothing to do).
  * For:    kernels/cuda/launch.cuh, which says by which rules, and gpu_peer.cu.
  * Enter:  device/, kernels/cuda.
  * Owns:   nothing.
@@ -28,27 +28,6 @@ static __device__ __forceinline__ void cu_begin(void)
 {
     cu_let_next();
     cu_wait_before();
-}
-
-/* Whether the launch would wait for more than the one before it: in a recorded walk after queues have met. */
-static inline bool cu_is_join(cudaStream_t stream)
-{
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    size_t n = 0;
-#if CUDART_VERSION >= 13000
-    cudaError_t rc = cudaStreamGetCaptureInfo(stream, &status, NULL, NULL, NULL, NULL, &n);
-#else
-    cudaError_t rc = cudaStreamGetCaptureInfo_v3(stream, &status, NULL, NULL, NULL, NULL, &n);
-#endif
-    return rc != cudaSuccess || (status == cudaStreamCaptureStatusActive && n > 1);
-}
-
-/* Of a launch that has room for one more attribute. */
-static inline void cu_may_begin_early(cudaLaunchConfig_t *config)
-{
-    cudaLaunchAttribute *a = &config->attrs[config->numAttrs++];
-    a->id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    a->val.programmaticStreamSerializationAllowed = 1;
 }
 
 #endif

@@ -93,8 +93,8 @@ static tpl_code open_rank(gpu_peer *p, int local, tpl_err *e)
     return TPL_OK;
 }
 
-/* Ranks that share a card wait for each other, so that the threads of all must fit it at once: half of what it holds; and
- * no launch may come in early, as it could hold the room that another rank's part needs. */
+/* Ranks that share a card wait for each other, so that the threads of all must fit it at once: half of what it holds;
+ * and none lets the next launch in, which could hold the room that another rank's part needs. */
 static void limit_sharers(gpu_peer *p)
 {
     const gpu_facts *f = gpu_get_facts(p->ranks[0].card);
@@ -106,7 +106,7 @@ static void limit_sharers(gpu_peer *p)
     if (sharers > 1 && most < p->most_bytes)
         p->most_bytes = most;
     for (int i = 0; i < p->n_local; i++)
-        p->ranks[i].view.early = sharers == 1 && gpu_peer_has_early_code();
+        p->ranks[i].view.lets_next = sharers == 1;
 }
 
 /* All ranks of the group live in this process. */
@@ -260,7 +260,7 @@ bool gpu_peer_takes(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, in
     if (op == COMM_REDUCE_SCATTER && width % p->size != 0)
         return false;
     row = op == COMM_REDUCE_SCATTER ? row / p->size : row;
-    return row % 16 == 0 && row * rows <= p->most_bytes;
+    return row % 16 == 0 && row <= p->most_bytes;
 }
 
 /* Few pieces want many blocks, many want loads in flight. Two ranks on one H100: 14 KB 2.06 us with {1, 128} and 3.58
@@ -272,14 +272,15 @@ static void shape_launch(const gpu_peer *p, peer_call *c)
     c->threads = p->threads ? p->threads : few ? 128 : 256;
 }
 
-/* Pieces [at, at + c->n) of an all-reduce, or all of another operation, on every local rank. */
-static tpl_code exchange(gpu_peer *p, peer_call *c, const gpu_comm_part *parts, int64_t at, tpl_err *e)
+/* One launch on every local rank, of data and out from so many bytes on. */
+static tpl_code exchange(gpu_peer *p, peer_call *c, const gpu_comm_part *parts, int64_t data_at, int64_t out_at,
+                         tpl_err *e)
 {
     shape_launch(p, c);
     for (int i = 0; i < p->n_local; i++) {
-        c->data = (char *)parts[i].data + at * 16;
         bool in_place = c->op == COMM_ALL_REDUCE || c->op == COMM_BROADCAST;
-        c->out = in_place ? (char *)parts[i].data + at * 16 : parts[i].out;
+        c->data = (char *)parts[i].data + data_at;
+        c->out = in_place ? (char *)parts[i].data + data_at : (char *)parts[i].out + out_at;
         if (((uintptr_t)c->data | (uintptr_t)c->out) % 16)
             return tpl_fail(e, TPL_E_UNSUPPORTED, comm_op_name(c->op), "rows do not begin at a multiple of 16 bytes");
         TPL_TRY(gpu_use(p->ranks[i].card, e));
@@ -292,12 +293,22 @@ tpl_code gpu_peer_run(gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_
                       tpl_err *e)
 {
     assert(gpu_peer_takes(p, op, t, rows, width));
-    int64_t row = width * (int64_t)dtype_bytes(t) / (op == COMM_REDUCE_SCATTER ? p->size : 1), n = row * rows / 16;
-    int64_t most = op == COMM_ALL_REDUCE ? p->most_bytes / 16 : n;
-    for (int64_t at = 0; at < n; at += most) {
-        int32_t now = (int32_t)(n - at < most ? n - at : most);
-        peer_call c = {.op = op, .type = t, .n = now, .row_n = op == COMM_ALL_REDUCE ? now : (int32_t)(row / 16)};
-        TPL_TRY(exchange(p, &c, parts, at, e));
+    int64_t given = width * (int64_t)dtype_bytes(t); /* a row of data, of a source, of out */
+    int64_t sent = op == COMM_REDUCE_SCATTER ? given / p->size : given;
+    int64_t made = op == COMM_ALL_GATHER ? given * p->size : sent;
+    peer_call c = {.op = op, .type = t};
+    if (op == COMM_ALL_REDUCE) { /* whatever its rows */
+        for (int64_t at = 0, all = given * rows; at < all; at += p->most_bytes) {
+            c.n = c.row_n = (int32_t)((all - at < p->most_bytes ? all - at : p->most_bytes) / 16);
+            TPL_TRY(exchange(p, &c, parts, at, at, e));
+        }
+        return TPL_OK;
+    }
+    int64_t most = p->most_bytes / sent;
+    c.row_n = (int32_t)(sent / 16);
+    for (int64_t row = 0; row < rows; row += most) {
+        c.n = (int32_t)((rows - row < most ? rows - row : most) * c.row_n);
+        TPL_TRY(exchange(p, &c, parts, row * given, row * made, e));
     }
     return TPL_OK;
 }

@@ -139,8 +139,8 @@ static __global__ void __launch_bounds__(512)
     exchange_kernel(peer_view v, const uint4 *data, uint4 *out, int n, int row_n)
 {
     const uint4 empty = make_uint4(~0u, ~0u, ~0u, ~0u);
-    if (v.early)
-        cu_begin();
+    if (v.lets_next)
+        cu_let_next();
     uint32_t exchange = *(volatile uint32_t *)&v.state->exchange;
     int64_t slot = (int64_t)(exchange & 1) * K * v.slot_bytes;
     int first = blockIdx.x * blockDim.x * U + threadIdx.x;
@@ -205,16 +205,8 @@ template <comm_op OP, typename T, int K, int U>
 static void launch(const peer_view *v, const peer_call *c, cudaStream_t s)
 {
     int each = c->threads * U;
-    cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attr[1] = {};
-    config.gridDim = dim3((unsigned)((c->n + each - 1) / each));
-    config.blockDim = dim3((unsigned)c->threads);
-    config.stream = s;
-    config.attrs = attr;
-    if (v->early && !cu_is_join(s))
-        cu_may_begin_early(&config);
-    cudaLaunchKernelEx(&config, exchange_kernel<OP, T, K, U>, *v, (const uint4 *)c->data, (uint4 *)c->out, c->n,
-                       c->row_n); /* gpu_peer_launch() sees a failure */
+    exchange_kernel<OP, T, K, U><<<(unsigned)((c->n + each - 1) / each), (unsigned)c->threads, 0, s>>>(
+        *v, (const uint4 *)c->data, (uint4 *)c->out, c->n, c->row_n);
 }
 
 /* Larger groups have other ranks' pieces to wait for in the meantime. */
@@ -258,15 +250,6 @@ static bool launch_op(const peer_view *v, const peer_call *c, cudaStream_t s)
                    : launch_size<COMM_ALL_REDUCE, __nv_bfloat16>(v, c, s);
     return f32 ? launch_size<COMM_REDUCE_SCATTER, float>(v, c, s)
                : launch_size<COMM_REDUCE_SCATTER, __nv_bfloat16>(v, c, s);
-}
-
-bool gpu_peer_has_early_code(void)
-{
-    cudaFuncAttributes f;
-    if (cudaFuncGetAttributes(&f, exchange_kernel<COMM_ALL_GATHER, float, 2, 1>) == cudaSuccess)
-        return f.ptxVersion >= 90;
-    cudaGetLastError();
-    return false;
 }
 
 tpl_code gpu_peer_launch(const peer_view *v, const peer_call *c, gpu_queue *q, tpl_err *e)

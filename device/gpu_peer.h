@@ -40,9 +40,9 @@ tpl_code gpu_peer_create(gpu *const *cards, int first, int n_local, int n, int s
                          gpu_peer **out, tpl_err *e);
 void gpu_peer_destroy(gpu_peer *p);
 
-/* Whether these rows can go this way: an all-reduce of whole 16-byte pieces, in several exchanges where it is large, or a
- * gather, reduce-scatter or broadcast (of the group's first rank) whose rows are whole pieces and fit the staging memory
- * together. */
+/* Whether these rows can go this way, in several exchanges where they are many: an all-reduce of whole 16-byte pieces,
+ * or a gather, reduce-scatter or broadcast (of the group's first rank) whose rows are whole pieces and fit the staging
+ * memory one by one. */
 bool gpu_peer_takes(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_t width);
 
 /* One local rank's part of a collective. */

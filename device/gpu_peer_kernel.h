@@ -5,7 +5,7 @@
  * bytes has arrived when none of its four words has all bits set: senders turn such a word (a NaN, or two) into another
  * NaN, so data are their own flag and no fence is needed. Who has read a piece sets its bits again. Slots take turns:
  * a sender writes a slot again only after it has had the receiver's part of the exchange in between, which the receiver
- * sends after its launch that read and cleared the slot has ended: launches that begin early wait for that first. */
+ * sends after its launch that read and cleared the slot has ended. */
 #ifndef TPL_DEVICE_GPU_PEER_KERNEL_H
 #define TPL_DEVICE_GPU_PEER_KERNEL_H
 
@@ -30,7 +30,7 @@ typedef struct {
 /* One rank's view of its group, passed by value. */
 typedef struct {
     int32_t me, size;
-    bool early; /* launches begin before the one before has ended, and let the next in */
+    bool lets_next; /* the next launch in as soon as all blocks stand */
     char *staging[GPU_PEER_MAX_RANKS]; /* of rank j of the group, as mapped here */
     peer_state *state;
     peer_failure *failure;
@@ -47,8 +47,6 @@ typedef struct {
     int32_t pieces, threads;
 } peer_call;
 
-/* Whether the code for the card in use can wait for the launch before. */
-bool gpu_peer_has_early_code(void);
 tpl_code gpu_peer_launch(const peer_view *v, const peer_call *c, gpu_queue *q, tpl_err *e);
 
 #ifdef __cplusplus

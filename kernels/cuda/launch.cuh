@@ -53,6 +53,36 @@ static __device__ __forceinline__ float cu_cluster_get(const float *own, unsigne
 #endif
 }
 
+/* Four of them. */
+static __device__ __forceinline__ float4 cu_cluster_get_4(const float *own, unsigned rank)
+{
+#if __CUDA_ARCH__ >= 900
+    unsigned at = (unsigned)__cvta_generic_to_shared(own), there;
+    float4 v;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(there)
+                 : "memory");
+    return v;
+#else
+    return *(const float4 *)own;
+#endif
+}
+
+/* Whether the launch would wait for more than the one before it: in a recorded walk after queues have met. */
+static inline bool cu_is_join(cudaStream_t stream)
+{
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    size_t n = 0;
+#if CUDART_VERSION >= 13000
+    cudaError_t rc = cudaStreamGetCaptureInfo(stream, &status, NULL, NULL, NULL, NULL, &n);
+#else
+    cudaError_t rc = cudaStreamGetCaptureInfo_v3(stream, &status, NULL, NULL, NULL, NULL, &n);
+#endif
+    return rc != cudaSuccess || (status == cudaStreamCaptureStatusActive && n > 1);
+}
+
 /* cluster: blocks along x, 1 where there are no clusters. */
 template <typename... Params, typename... Args>
 static inline void cu_launch_cluster(cudaStream_t stream, unsigned cluster, void (*kernel)(Params...), dim3 grid,
@@ -65,8 +95,10 @@ static inline void cu_launch_cluster(cudaStream_t stream, unsigned cluster, void
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     config.attrs = attr;
-    if (cuda_code_level() >= CODE_EARLY && !cu_is_join(stream))
-        cu_may_begin_early(&config);
+    if (cuda_code_level() >= CODE_EARLY && !cu_is_join(stream)) {
+        attr[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attr[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
     if (cluster > 1) {
         attr[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
         attr[config.numAttrs].val.clusterDim.x = cluster;

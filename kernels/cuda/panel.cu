@@ -23,11 +23,14 @@ typedef struct {
     int groups, blocks, room;
 } panel_cut;
 
-/* Blocks of a cluster: such that the card has work for one and a half blocks an SM, each with at least two chunks. */
+/* Blocks of a cluster: such that most SMs have one, and one and a half where blocks stay long, each with at least two
+ * chunks; to end together takes a cluster over a microsecond. */
 static int cluster_of(int64_t tiles, int chunks)
 {
-    int n = 1;
-    while (n < 8 && 2 * tiles * n < 3 * cuda_sm_count() && chunks >= 4 * n)
+    enum { LONG = 32 };
+    int n = 1, sms = cuda_sm_count();
+    while (n < 8 && chunks >= 4 * n &&
+           (4 * tiles * n < 3 * sms || (2 * tiles * n < 3 * sms && chunks >= 2 * n * LONG)))
         n *= 2;
     return n;
 }
@@ -43,14 +46,37 @@ static panel_cut cut_of(const cuda_product *p)
     return (panel_cut){2, cluster_of(tiles, chunks), PN_ROOM};
 }
 
+/* Whether so many clusters, of blocks that have an SM each, are on the card at once. */
+template <typename S> static bool fits_at_once(int clusters, int blocks)
+{
+    static int most[9];
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attr[1] = {};
+    config.gridDim = dim3((unsigned)(clusters * blocks));
+    config.blockDim = dim3(S::THREADS);
+    config.dynamicSmemBytes = PN_MOST_BYTES;
+    config.attrs = attr;
+    config.numAttrs = 1;
+    attr[0].id = cudaLaunchAttributeClusterDimension;
+    attr[0].val.clusterDim.x = (unsigned)blocks;
+    attr[0].val.clusterDim.y = attr[0].val.clusterDim.z = 1;
+    if (most[blocks] == 0 && cudaOccupancyMaxActiveClusters(&most[blocks], panel_kernel<S>, &config) != cudaSuccess) {
+        cudaGetLastError();
+        most[blocks] = -1;
+    }
+    return clusters <= most[blocks];
+}
+
 /* The parts' tiles and maps stand. */
 template <typename S>
 static void launch(cudaStream_t stream, panel_args a, const panel_maps &maps, int tiles, int heads, panel_cut c)
 {
     static unsigned ready;
-    size_t bytes = panel_lay<S>(c.room, &a, &c.blocks);
     if (!cu_done_here(&ready))
         cudaFuncSetAttribute(panel_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, PN_MOST_BYTES);
+    if (c.room == PN_ROOM_ALONE && c.blocks > 1 && !fits_at_once<S>(tiles * heads, c.blocks))
+        c.room = PN_ROOM;
+    size_t bytes = panel_lay<S>(c.room, &a, &c.blocks);
     cu_launch_cluster(stream, (unsigned)c.blocks, panel_kernel<S>, dim3((unsigned)(tiles * c.blocks), (unsigned)heads),
                       dim3(S::THREADS), bytes, a, maps, c.blocks);
 }
@@ -131,13 +157,22 @@ tpl_code cuda_join_panels(kernel_ctx *ctx, const op_call *calls, int n, tpl_err 
     a.chunks = (int)((x->cols + PN_COLS - 1) / PN_COLS);
     for (int i = 0; i < n; i++) {
         const op_matmul *o = &calls[i].matmul;
-        a.part[i] = {o->out.data, o->bias.data,       o->out.stride,          (int)o->w.rows,
-                     tiles,       (int)o->bias.dtype, o->out.dtype == DT_F32, o->accumulate};
+        a.part[i] = {o->out.data,
+                     o->bias.data,
+                     o->out.stride,
+                     (int)o->w.rows,
+                     tiles,
+                     (int)o->bias.dtype,
+                     o->out.dtype == DT_F32,
+                     o->accumulate,
+                     panel_has_pieces(o->out.data, o->out.dtype, o->out.stride, o->w.rows, 0)};
         tiles += (int)((o->w.rows + PN_TILE - 1) / PN_TILE);
-        mapped = mapped && panel_map(o->w.data, o->w.cols, o->w.rows, 1, o->w.stride, 0, PN_TILE, &maps.w[i]);
+        mapped = mapped && boxes_map({o->w.data, o->w.cols, o->w.rows, o->w.stride, 1, 0, PN_TILE}, &maps.w[i]);
     }
     if (mapped) {
         panel_cut c = {2, cluster_of(tiles, a.chunks), PN_ROOM};
+        if (tiles * c.blocks <= cuda_sm_count()) /* more of the weights comes in while ranks meet in front */
+            c.room = PN_ROOM_ALONE;
         launch_for<false, 2>(cu_stream(ctx), a, maps, tiles, 1, c);
         return cu_launched("matmul", e);
     }

@@ -3,16 +3,15 @@
  * the launcher checks.
  *
  * Such a product is a stream of weights, as with fewer rows (skinny.cuh), but with work for the matrix units. A block
- * has 128 weight rows or 192, 64 a warpgroup, and its share of the columns: the blocks of a cluster share them. One more
- * warp brings both operands in by boxes of 64 columns: weights before the launch before this one has ended, as nothing
- * writes them. Weights are the first operand, rows of x the second, N with those past the end as zeros; sums over the
- * cluster are taken in order. Weights [k, n] come as boxes of 64 x 64 and are read along their rows (MN-major). */
+ * has 128 weight rows or 192, 64 a warpgroup, and its share of the columns: the blocks of a cluster share them. One
+ * more warp brings both operands in by boxes of 64 columns: weights before the launch before this one has ended, as
+ * nothing writes them. Weights are the first operand, rows of x the second, N with those past the end as zeros; sums
+ * over the cluster are taken in order. Weights [k, n] come as boxes of 64 x 64 and are read along their rows
+ * (MN-major). */
 #ifndef TPL_KERNELS_CUDA_PANEL_CUH
 #define TPL_KERNELS_CUDA_PANEL_CUH
 
-#include <cuda.h>
-#include <cudaTypedefs.h>
-
+#include "kernels/cuda/boxes.cuh"
 #include "kernels/cuda/panel_mma.cuh"
 #include "kernels/cuda/rows_work.cuh"
 
@@ -20,7 +19,7 @@ enum {
     PN_PARTS = 4,
     PN_MOST_ROWS = 128,
     PN_TILE = 128,             /* weight rows of a block of two warpgroups */
-    PN_COLS = 64,              /* of a stage */
+    PN_COLS = BOX_COLS,        /* of a stage */
     PN_BOX = 64 * PN_COLS * 2, /* bytes of a warpgroup's weights in it */
     PN_ROOM = 114688,          /* of the ring: two blocks an SM */
     PN_ROOM_ALONE = 200 << 10, /* one */
@@ -49,7 +48,7 @@ typedef struct {
     const void *bias; /* [n] or NULL */
     int64_t ldo;
     int n, tile0, bias_type;
-    bool out_f32, accumulate;
+    bool out_f32, accumulate, pieces; /* pieces: four results lie together in memory, aligned */
 } panel_part;
 
 typedef struct {
@@ -161,8 +160,7 @@ template <typename S> static __device__ __forceinline__ void panel_multiply(cons
         wide_begin();
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            panel_mma<S::TURNED>(d, wide_ahead(w, k * (S::TURNED ? 2048 : 32)), wide_ahead(x, k * 32),
-                                           i + k > 0);
+            panel_mma<S::TURNED>(d, wide_ahead(w, k * (S::TURNED ? 2048 : 32)), wide_ahead(x, k * 32), i + k > 0);
         wide_commit();
         wide_wait<1>();
         if (i > 0 && lane == 0)
@@ -184,38 +182,70 @@ template <typename S> static __device__ __forceinline__ void panel_multiply(cons
     }
 }
 
-static __device__ __forceinline__ void panel_put(const panel_part &p, int64_t step, int m, int row, float v)
+static __device__ __forceinline__ void panel_put_one(const panel_part &p, int64_t at, float v)
 {
-    if (p.bias)
-        v += cu_load(p.bias, p.bias_type, row);
     if (p.out_f32) {
-        float *to = (float *)p.out + step + m * p.ldo + row;
+        float *to = (float *)p.out + at;
         *to = p.accumulate ? *to + v : v;
     } else {
-        cu_bf16 *to = (cu_bf16 *)p.out + step + m * p.ldo + row;
+        cu_bf16 *to = (cu_bf16 *)p.out + at;
         cu_put(to, p.accumulate ? cu_get(*to) + v : v);
     }
 }
 
-/* The blocks of a cluster finish their tile together: a warp takes 32 results of a row at a time. */
+static __device__ __forceinline__ float4 panel_add(float4 a, float4 b)
+{
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+/* Four results of a row, those of weight rows from `row` on, to element `at`. */
+static __device__ __forceinline__ void panel_put(const panel_part &p, int64_t at, int row, float4 v)
+{
+    if (p.bias) {
+        float *f = &v.x;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            f[k] += row + k < p.n ? cu_load(p.bias, p.bias_type, row + k) : 0.f;
+    }
+    if (!p.pieces) {
+        const float *f = &v.x;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (row + k < p.n)
+                panel_put_one(p, at + k, f[k]);
+    } else if (p.out_f32) {
+        float4 *to = (float4 *)((float *)p.out + at);
+        *to = p.accumulate ? panel_add(*to, v) : v;
+    } else {
+        uint2 *to = (uint2 *)((cu_bf16 *)p.out + at), old = p.accumulate ? *to : make_uint2(0, 0);
+        __nv_bfloat162 *two = (__nv_bfloat162 *)&old;
+        float2 lo = __bfloat1622float2(two[0]), hi = __bfloat1622float2(two[1]);
+        two[0] = __floats2bfloat162_rn(lo.x + v.x, lo.y + v.y);
+        two[1] = __floats2bfloat162_rn(hi.x + v.z, hi.y + v.w);
+        *to = old;
+    }
+}
+
+/* The blocks of a cluster finish their tile together: half a warp takes 64 results of a row at a time. */
 template <typename S>
 static __device__ __forceinline__ void panel_store(const panel_args &a, const panel_block &b, int blocks)
 {
-    const panel_part &p = a.part[b.part];
+    enum { HALVES = S::THREADS / 16, ACROSS = S::TILE / 64 };
+    const panel_part p = a.part[b.part];
     const float *sums = (const float *)b.space;
-    enum { WARPS = S::THREADS / 32, ACROSS = S::TILE / 32 };
-    int lane = threadIdx.x % 32;
-    for (int u = (int)cu_cluster_rank() * WARPS + threadIdx.x / 32; u < a.rows * ACROSS; u += WARPS * blocks) {
-        int m = u / ACROSS, c = u % ACROSS * 32 + lane;
-        float v = 0;
+    for (int u = (int)cu_cluster_rank() * HALVES + threadIdx.x / 16; u < a.rows * ACROSS; u += HALVES * blocks) {
+        int m = u / ACROSS, c = u % ACROSS * 64 + threadIdx.x % 16 * 4;
+        const float *own = sums + m * S::PITCH + c;
         if (b.row0 + c >= p.n)
             continue;
+        float4 v = make_float4(0, 0, 0, 0);
         if (blocks == 1)
-            v = sums[m * S::PITCH + c];
+            v = *(const float4 *)own;
         else
+#pragma unroll 4
             for (int i = 0; i < blocks; i++)
-                v += cu_cluster_get(sums + m * S::PITCH + c, i);
-        panel_put(p, blockIdx.y * a.out_step, m, b.row0 + c, v);
+                v = panel_add(v, cu_cluster_get_4(own, i));
+        panel_put(p, blockIdx.y * a.out_step + m * p.ldo + b.row0 + c, b.row0 + c, v);
     }
 }
 
@@ -257,31 +287,17 @@ static __device__ __forceinline__ void panel_work(const panel_args &a, const pan
 
 /* ---- launching ---- */
 
-/* Boxes of 64 columns and `box_rows` rows of n matrices [rows, cols], `step` apart. */
-static inline bool panel_map(const void *data, int64_t cols, int64_t rows, int64_t n, int64_t stride, int64_t step,
-                             int box_rows, CUtensorMap *map)
-{
-    static PFN_cuTensorMapEncodeTiled_v12000 encode;
-    cudaDriverEntryPointQueryResult found;
-    cuuint64_t size[3] = {(cuuint64_t)cols, (cuuint64_t)rows, (cuuint64_t)n};
-    cuuint64_t strides[2] = {(cuuint64_t)stride * sizeof(cu_bf16),
-                             (cuuint64_t)(n > 1 ? step : stride) * sizeof(cu_bf16)};
-    cuuint32_t box[3] = {PN_COLS, (cuuint32_t)box_rows, 1}, each[3] = {1, 1, 1};
-    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
-                                                     cudaEnableDefault, &found) != cudaSuccess ||
-                    found != cudaDriverEntryPointSuccess))
-        return false;
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)data, size, strides, box, each,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 /* x as the launch for so many rows brings it in. */
 static inline bool panel_map_x(const void *x, int64_t k, int64_t rows, int64_t n, int64_t stride, int64_t step,
                                CUtensorMap *map)
 {
     int box = rows <= 64 ? (int)(rows + 15) / 16 * 16 : rows <= 96 ? 96 : 128;
-    return panel_map(x, k, rows, n, stride, step, box, map);
+    return boxes_map({x, k, rows, stride, n, step, box}, map);
+}
+
+static inline bool panel_has_pieces(const void *out, tpl_dtype type, int64_t ldo, int64_t n, int64_t step)
+{
+    return (uintptr_t)out % (4 * dtype_bytes(type)) == 0 && ldo % 4 == 0 && n % 4 == 0 && step % 4 == 0;
 }
 
 /* One product, a head or more, in tiles of so many weight rows: its arguments and maps; false where there are no such
@@ -290,12 +306,20 @@ static inline bool panel_prepare(const cuda_product *p, const void *x, const voi
                                  panel_args *a, panel_maps *maps)
 {
     int64_t rows = p->w_transposed ? p->k : p->n, cols = p->w_transposed ? p->n : p->k;
-    a->part[0] = {out, p->bias, p->ldo, (int)p->n, 0, (int)p->bias_type, p->out == DT_F32, p->accumulate};
+    a->part[0] = {out,
+                  p->bias,
+                  p->ldo,
+                  (int)p->n,
+                  0,
+                  (int)p->bias_type,
+                  p->out == DT_F32,
+                  p->accumulate,
+                  panel_has_pieces(out, p->out, p->ldo, p->n, p->out_step)};
     a->n_parts = 1;
     a->out_step = p->out_step;
     a->rows = (int)p->rows;
     a->chunks = (int)((p->k + PN_COLS - 1) / PN_COLS);
-    return panel_map(w, cols, rows, p->batch, p->ldw, p->w_step, p->w_transposed ? PN_COLS : tile, &maps->w[0]) &&
+    return boxes_map({w, cols, rows, p->ldw, p->batch, p->w_step, p->w_transposed ? PN_COLS : tile}, &maps->w[0]) &&
            panel_map_x(x, p->k, p->rows, p->batch, p->ldx, p->x_step, &maps->x);
 }
 

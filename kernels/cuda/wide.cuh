@@ -307,13 +307,19 @@ static __device__ __forceinline__ unsigned wide_seen(const flash_args &a, const 
     return bits;
 }
 
+/* Whether every query sees all of the n tokens from t0 on. */
+static __device__ __forceinline__ bool wide_is_clear(const flash_args &a, const wide_piece &p, int t0, int n)
+{
+    int last = t0 + n - 1;
+    return t0 >= a.first && last < p.n_tok && last * a.kv.mod + a.kv.rem < p.clear_slots;
+}
+
 /* Scores that no query may use become -inf. v: of the 8 N tokens from t0 on. */
 template <int N>
 static __device__ __forceinline__ void wide_mask(const flash_args &a, const wide_piece &p, int t0, const wide_rows &w,
                                                  float (&v)[N][4])
 {
-    int last = t0 + 8 * N - 1;
-    if (t0 >= a.first && last < p.n_tok && last * a.kv.mod + a.kv.rem < p.clear_slots)
+    if (wide_is_clear(a, p, t0, 8 * N))
         return;
     int from = a.first - t0 - (int)threadIdx.x % 4 * 2, end = p.n_tok - t0 - (int)threadIdx.x % 4 * 2;
 #pragma unroll
@@ -329,7 +335,10 @@ static __device__ __forceinline__ void wide_mask(const flash_args &a, const wide
     }
 }
 
-/* Probabilities in place of scores; `keep`: by what earlier sums shrink. */
+enum { WIDE_SLACK = 8 }; /* bits */
+
+/* Probabilities in place of scores; `keep`: by what earlier sums shrink. A top stays until it is passed by WIDE_SLACK:
+ * probabilities of up to 2^8 are as accurate, and the sums of most tiles need no shrinking. */
 template <int N> static __device__ __forceinline__ void wide_soften(float scale_log2, wide_rows *w, float (&v)[N][4])
 {
     float base[2];
@@ -341,8 +350,10 @@ template <int N> static __device__ __forceinline__ void wide_soften(float scale_
             top = fmaxf(top, fmaxf(v[n][2 * i], v[n][2 * i + 1]));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        bool rises = (top - w->top[i]) * scale_log2 > WIDE_SLACK;
+        top = rises ? top : w->top[i];
         base[i] = top == -INFINITY ? 0.f : top * scale_log2;
-        w->keep[i] = power_of_2(w->top[i] * scale_log2 - base[i]);
+        w->keep[i] = rises ? power_of_2(w->top[i] * scale_log2 - base[i]) : 1.f;
         w->top[i] = top;
         w->sum[i] *= w->keep[i];
     }

@@ -5,8 +5,7 @@
 #ifndef TPL_KERNELS_CUDA_WIDE_ALONE_CUH
 #define TPL_KERNELS_CUDA_WIDE_ALONE_CUH
 
-#include <cudaTypedefs.h>
-
+#include "kernels/cuda/boxes.cuh"
 #include "kernels/cuda/wide.cuh"
 
 /* The frame of decode attention; WORK::multiply<S> is what the first two warpgroups do. A block of 64 vectors gives
@@ -87,6 +86,129 @@ static __device__ __forceinline__ void alone_multiply(const flash_args &a, int n
     }
 }
 
+/* Scores of the block's n-th tile, once it is there; under way on return. */
+template <typename S>
+static __device__ __forceinline__ void ahead_scores(uint64_t q, char *space, unsigned n, wide_barriers bar,
+                                                    float (&v)[8][4])
+{
+    await_tile<S>(bar.tile + n % S::STAGES, n / S::STAGES & 1);
+    wide_scores<S>(q, wide_operand(space + S::QUERIES + n % S::STAGES * S::STAGE, 0), v);
+}
+
+template <typename S>
+static __device__ __forceinline__ void ahead_values(const wide_piece &p, int tile, char *space, unsigned n,
+                                                    const unsigned (&prob)[4][4], float (&o)[S::DV / 8][4])
+{
+    char *at = space + S::QUERIES + n % S::STAGES * S::STAGE + S::VALUES;
+    clear_end<S>(p, tile, 0, S::V_BLOCKS, at);
+    uint64_t values = wide_operand(at, S::TILE_BLOCK);
+    wide_begin();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        wide_values<S::DV / 8>(o, prob[i], wide_ahead(values, i * 2048));
+    wide_commit();
+}
+
+template <typename S>
+static __device__ __forceinline__ void ahead_soften(const flash_args &a, const wide_piece &p, int tile, int m0,
+                                                    wide_rows *w, float (&v)[8][4])
+{
+    if (!wide_is_clear(a, p, tile * S::TN, S::TN))
+        wide_mask(a, p, tile * S::TN, wide_rows_of(a, p, m0, p.kv_head * a.group), v);
+    wide_soften(a.scale_log2, w, v);
+}
+
+/* A piece's tiles, the n-th of the block and on: one warpgroup's products, the next tile's scores and this one's
+ * values, run while the other one is at its softmax. */
+template <typename S>
+static __device__ __forceinline__ void ahead_piece(const flash_args &a, const wide_piece &p, int m0, char *space,
+                                                   wide_barriers bar, unsigned n, wide_rows *w,
+                                                   float (&o)[S::DV / 8][4])
+{
+    int wg = threadIdx.x / 128;
+    uint64_t q = wide_operand(space + wg * 64 * 128, 0);
+    float v[8][4];
+    unsigned prob[4][4];
+    ahead_scores<S>(q, space, n, bar, v);
+    wide_wait<0>();
+    wide_pin(v);
+    ahead_soften<S>(a, p, p.tile0, m0, w, v);
+    wide_pack(v, prob);
+    if (wg == 1 && p.tile0 + 1 < p.tile1)
+        pass(6, 256);
+    for (int tile = p.tile0 + 1; tile < p.tile1; tile++, n++) {
+        meet(6 + wg, 256);
+        ahead_scores<S>(q, space, n + 1, bar, v);
+        ahead_values<S>(p, tile - 1, space, n, prob, o);
+        if (wg == 0 || tile + 1 < p.tile1)
+            pass(7 - wg, 256);
+        wide_wait<1>();
+        wide_pin(v);
+        ahead_soften<S>(a, p, tile, m0, w, v);
+        wide_before(w->sum[0] + w->sum[1]);
+        wide_wait<0>();
+        wide_pin(o);
+        wide_pin(v);
+        release_tile(bar.free_tile + n % S::STAGES);
+        wide_shrink(w->keep, o);
+        wide_pack(v, prob);
+    }
+    ahead_values<S>(p, p.tile1 - 1, space, n, prob, o);
+    wide_wait<0>();
+    wide_pin(o);
+    release_tile(bar.free_tile + n % S::STAGES);
+}
+
+template <typename S>
+static __device__ __forceinline__ void ahead_multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
+{
+    static_assert(S::MT == 128, "vectors of its own");
+    enum { N = S::DV / 8 };
+    wide_run run = run_open(a, n_seqs, S::TN);
+    wide_piece p;
+    unsigned n_pieces = 0, n_tiles = 0;
+    int half = threadIdx.x / 128, m0 = blockIdx.x * S::MT + half * 64;
+    float o[N][4];
+    while (run_next(a, &run, &p)) {
+        if ((int)blockIdx.x * S::MT >= p.n_vectors)
+            continue;
+        wide_rows w;
+        w.top[0] = w.top[1] = -INFINITY;
+        w.sum[0] = w.sum[1] = 0;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+        barrier_wait(bar.queries, n_pieces++ & 1);
+        wide_show();
+        ahead_piece<S>(a, p, m0, space, bar, n_tiles, &w, o);
+        n_tiles += (unsigned)(p.tile1 - p.tile0);
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive(bar.free_queries);
+        wide_sum_lanes(&w);
+        wide_rows whole = wide_rows_of(a, p, m0, p.kv_head * a.group);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            whole.top[i] = w.top[i];
+            whole.sum[i] = w.sum[i];
+        }
+        int64_t part = p.tile1 - p.tile0 == p.tiles ? -1 : part_at(blockIdx.y, p.place, gridDim.x, blockIdx.x, 1, 0);
+        wide_store<N>(a, whole, S::DV, 0, part, S::MT, half * 64, o);
+    }
+}
+
+/* Where latents of 256 leave room for two tiles' scores and values at once. */
+struct ahead {
+    template <typename S> static __device__ constexpr int readers()
+    {
+        return 8;
+    }
+    template <typename S>
+    static __device__ __forceinline__ void multiply(const flash_args &a, int n_seqs, char *space, wide_barriers bar)
+    {
+        ahead_multiply<S>(a, n_seqs, space, bar);
+    }
+};
+
 struct alone {
     template <typename S> static __device__ constexpr int readers()
     {
@@ -146,20 +268,10 @@ static tpl_code wide_finish(kernel_ctx *ctx, const flash_args &a, wide_cut c, in
     return join_runs(ctx, a, j, a.heads, name, e);
 }
 
-/* Rows of bf16 as boxes of 64 columns and 64 rows; false where the driver has no such maps. */
+/* Rows without gaps, in boxes of 64. */
 static inline bool map_rows(const void *data, int64_t width, int64_t rows, CUtensorMap *map)
 {
-    static PFN_cuTensorMapEncodeTiled_v12000 encode;
-    cudaDriverEntryPointQueryResult found;
-    cuuint64_t size[2] = {(cuuint64_t)width, (cuuint64_t)rows}, stride[1] = {(cuuint64_t)width * sizeof(cu_bf16)};
-    cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
-    if (!encode && (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
-                                                     cudaEnableDefault, &found) != cudaSuccess ||
-                    found != cudaDriverEntryPointSuccess))
-        return false;
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, size, stride, box, step,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return boxes_map({data, width, rows, width, 0, 0, 64}, map);
 }
 
 /* A cache whose pages are whole tiles; how many there are is not known here. */

@@ -195,6 +195,8 @@ static tpl_code run(kernel_ctx *ctx, flash_args a, const op_attn_latent *o, cons
     wide_lay_parts<S>(ctx, c, (int)o->batch->n_seqs, &a);
     if constexpr (S::DV == 512)
         TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, split>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
+    else if constexpr (S::DV == 256 && S::MT == 128)
+        TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, ahead>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
     else
         TPL_TRY(wide_launch<S>(ctx, wide_kernel<S, alone>, c, "attn_latent", e, a, map, (int)o->batch->n_seqs));
     return wide_finish<S>(ctx, a, c, o->batch->n_seqs, "attn_latent", e);

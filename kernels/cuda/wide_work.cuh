@@ -276,32 +276,52 @@ static __global__ void __launch_bounds__(JOIN_MOST)
     join_put(a, row, (int64_t)head * j.dv + c * 4, v);
 }
 
-/* Of many rows and heads, which have few parts each: a warp for one, grid (rows, heads / JOIN_WARPS). */
+/* Of many rows and heads, which have few parts each: a warp for one, grid (rows, heads / JOIN_WARPS). The first EARLY
+ * parts come in beside the log-sum-exps. */
 enum { JOIN_WARPS = 8 };
 
-template <int N> /* columns are at most 128 N */
+template <int N, int EARLY> /* columns are at most 128 N */
 static __global__ void __launch_bounds__(32 * JOIN_WARPS)
     wide_join_many_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j, int heads)
 {
     int row = blockIdx.x, head = blockIdx.y * JOIN_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, n_c = j.dv / 4;
     cu_let_next();
     join_row w = join_row_of(a, j, row, min(head, heads - 1));
+    int place = lane < w.n ? join_place(j, w, lane) : 0;
     cu_wait_before();
     if (head >= heads || (w.whole && j.wholes))
         return;
-    float top = -INFINITY, sum = 0;
-    for (int i = lane; i < w.n; i += 32)
+    float lse = lane < w.n ? j.part_lse[(int64_t)place * j.mt + w.r] : -INFINITY, top = lse, sum = 0;
+    float4 first[EARLY][N], v[N] = {};
+#pragma unroll
+    for (int i = 0; i < EARLY; i++) {
+        int64_t at = (int64_t)__shfl_sync(0xffffffffu, place, i) * j.mt + w.r;
+        const float4 *o = (const float4 *)(j.part_o + at * j.dv);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            first[i][k] = i < w.n && lane + 32 * k < n_c ? o[lane + 32 * k] : make_float4(0, 0, 0, 0);
+    }
+    for (int i = lane + 32; i < w.n; i += 32)
         top = fmaxf(top, j.part_lse[(int64_t)join_place(j, w, i) * j.mt + w.r]);
     for (int d = 16; d > 0; d /= 2)
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    float4 v[N] = {};
     for (int i0 = 0; i0 < w.n; i0 += 32) {
-        int place = i0 + lane < w.n ? join_place(j, w, i0 + lane) : 0;
-        float by = i0 + lane < w.n && top > -INFINITY ? __expf(j.part_lse[(int64_t)place * j.mt + w.r] - top) : 0.f;
-        sum += by;
+        if (i0 > 0) {
+            place = i0 + lane < w.n ? join_place(j, w, i0 + lane) : 0;
+            lse = i0 + lane < w.n ? j.part_lse[(int64_t)place * j.mt + w.r] : -INFINITY;
+        }
+        float by = top > -INFINITY ? __expf(lse - top) : 0.f;
         int n = min(32, w.n - i0);
+        sum += by;
+#pragma unroll
+        for (int i = 0; i < EARLY && i0 == 0; i++) {
+            float own = __shfl_sync(0xffffffffu, by, i);
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                join_add(&v[k], own, first[i][k]);
+        }
 #pragma unroll 2
-        for (int i = 0; i < n; i++) {
+        for (int i = i0 == 0 ? EARLY : 0; i < n; i++) {
             float own = __shfl_sync(0xffffffffu, by, i);
             int64_t at = (int64_t)__shfl_sync(0xffffffffu, place, i) * j.mt + w.r;
             const float4 *o = (const float4 *)(j.part_o + at * j.dv);
@@ -347,11 +367,11 @@ static inline int cheapest_runs(wide_price p, int64_t most, int64_t units, int64
     return best < 1 ? 1 : best > (int64_t)MAX_RUNS ? (int)MAX_RUNS : (int)best;
 }
 
-template <int N>
+template <int N, int EARLY>
 static inline void join_many(cudaStream_t stream, const flash_args &a, const wide_join &j, int heads)
 {
     dim3 grid((unsigned)a.batch.n_rows, (unsigned)((heads + JOIN_WARPS - 1) / JOIN_WARPS));
-    cu_launch(stream, wide_join_many_kernel<N>, grid, dim3(32 * JOIN_WARPS), 0, a, j, heads);
+    cu_launch(stream, wide_join_many_kernel<N, EARLY>, grid, dim3(32 * JOIN_WARPS), 0, a, j, heads);
 }
 
 /* Joins what runs have left; dv <= 512. */
@@ -363,11 +383,11 @@ static inline tpl_code join_runs(kernel_ctx *ctx, const flash_args &a, const wid
     if ((int64_t)all.x * all.y <= JOIN_BLOCKS * (int64_t)cuda_sm_count())
         cu_launch(cu_stream(ctx), wide_join_kernel, all, dim3(threads), 0, a, j);
     else if (j.dv <= 128)
-        join_many<1>(cu_stream(ctx), a, j, heads);
+        join_many<1, 4>(cu_stream(ctx), a, j, heads);
     else if (j.dv <= 256)
-        join_many<2>(cu_stream(ctx), a, j, heads);
+        join_many<2, 4>(cu_stream(ctx), a, j, heads);
     else
-        join_many<4>(cu_stream(ctx), a, j, heads);
+        join_many<4, 2>(cu_stream(ctx), a, j, heads);
     return cu_launched(name, e);
 }
 

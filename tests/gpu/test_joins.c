@@ -33,8 +33,9 @@ static slab_case norm_case(slab *s, rng *r, int rows, int k)
 static slab_case product_case(slab *s, rng *r, mat x, int n, tpl_dtype out)
 {
     slab_case c = {.call = {.kind = OP_MATMUL}, .compute = DT_BF16};
-    c.call.matmul =
-        (op_matmul){.x = x, .w = slab_mat(s, r, n, x.cols, 8, DT_BF16, 1), .out = slab_mat(s, r, x.rows, n, 3, out, 0)};
+    c.call.matmul = (op_matmul){.x = x,
+                                .w = slab_mat(s, r, n, x.cols, 8, DT_BF16, 1),
+                                .out = slab_mat(s, r, x.rows, n, n % 3 ? 4 : 3, out, 0)};
     c.out[0] = c.call.matmul.out;
     c.tol[0] = after_rounding((double)x.cols);
     return c;

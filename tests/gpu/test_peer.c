@@ -225,7 +225,9 @@ static void run_shapes(int n, int size, int n_cards)
         {COMM_REDUCE_SCATTER, DT_BF16, 1, 16384},
         {COMM_REDUCE_SCATTER, DT_BF16, 7, 1024},
         {COMM_REDUCE_SCATTER, DT_F32, 4, 64},
-        {COMM_ALL_REDUCE, DT_BF16, 300, 7168}, /* in several exchanges on one card */
+        {COMM_ALL_REDUCE, DT_BF16, 300, 7168}, /* in several exchanges on one card, as the following */
+        {COMM_ALL_GATHER, DT_F32, 5, 64640},
+        {COMM_REDUCE_SCATTER, DT_BF16, 150, 16384},
     };
     side s;
     open_side(&s, n, size, n_cards, 5 << 20);
@@ -300,8 +302,8 @@ Test(peer, refuses_what_it_cannot_take, .timeout = 60)
     cr_expect(!gpu_peer_takes(s.peer, COMM_ALL_REDUCE, DT_BF16, 1, 7), "14 bytes");
     cr_expect(!gpu_peer_takes(s.peer, COMM_ALL_GATHER, DT_BF16, 8, 7), "rows of 14 bytes");
     cr_expect(!gpu_peer_takes(s.peer, COMM_REDUCE_SCATTER, DT_BF16, 1, 24), "parts of 24 bytes");
-    cr_expect(!gpu_peer_takes(s.peer, COMM_BROADCAST, DT_BF16, 4096, 7168), "58 MB");
-    cr_expect(!gpu_peer_takes(s.peer, COMM_ALL_GATHER, DT_BF16, 4096, 7168), "58 MB");
+    cr_expect(!gpu_peer_takes(s.peer, COMM_BROADCAST, DT_BF16, 1, 4096 * 7168), "a row of 58 MB");
+    cr_expect(gpu_peer_takes(s.peer, COMM_ALL_GATHER, DT_BF16, 4096, 7168), "58 MB in several exchanges");
     cr_expect(gpu_peer_takes(s.peer, COMM_ALL_REDUCE, DT_BF16, 4096, 7168), "58 MB in several exchanges");
     cr_expect(gpu_peer_takes(s.peer, COMM_ALL_REDUCE, DT_BF16, 8, 7), "112 bytes in 8 rows");
     close_side(&s);
