@@ -12,7 +12,7 @@
 #include "engine/card_trace.h"
 #include "engine/lab.h"
 
-enum { PROMPT = 150, PASSES = 4, MANY_SEQS = 48 };
+enum { PROMPT = 150, PASSES = 4, MANY_SEQS = 160 };
 
 static void need_card(void)
 {
@@ -45,7 +45,7 @@ static void open_world(world *w, const char *name, const char *text, int tp, ran
     variant v;
     tpl_err e = {0};
     team_options o = {.tp = tp, .ranks = ranks, .backend = "cuda"};
-    session_options so = {.max_seqs = n_seqs, .max_tok = 400, .max_rows = PROMPT, .max_logits = n_seqs};
+    session_options so = {.max_seqs = n_seqs, .max_tok = 400, .max_rows = MANY_SEQS, .max_logits = n_seqs};
     if (strncmp(name, "shape:", 6) == 0)
         snprintf(path, sizeof path, "%s", name);
     else
@@ -202,7 +202,7 @@ Test(gpu_trace, ranks_with_a_card_each)
     trace_decode("worldlet-mla", "mla-dcp", 2, RANKS_NCCL, 1);
 }
 
-/* 48 rows of half of 129,280 logits are 12 MB a rank, more than goes through peer memory: a gather of the library's,
+/* 160 rows of half of 129,280 logits are 41 MB a rank, more than goes through peer memory: a gather of the library's,
  * and a turn of its rows. */
 Test(gpu_trace, a_gather_by_the_library)
 {
