@@ -21,7 +21,7 @@ struct gpu_queue {
     gpu *card;
     cudaStream_t stream;
     cublasHandle_t blas;
-    void *workspace;
+    void *workspace; /* cuBLAS's, then the counts */
 };
 
 struct gpu_event {
@@ -210,11 +210,17 @@ void gpu_free_pinned(gpu *g, dev_buf *b)
 
 /* ---- queues ---- */
 
+unsigned *gpu_queue_counts(gpu_queue *q)
+{
+    return (unsigned *)(void *)((char *)q->workspace + BLAS_WORKSPACE);
+}
+
 static tpl_code open_queue(gpu_queue *q, tpl_err *e)
 {
     CUDA_TRY(cudaSetDevice(q->card->facts.ordinal));
     CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking));
-    CUDA_TRY(cudaMalloc(&q->workspace, BLAS_WORKSPACE));
+    CUDA_TRY(cudaMalloc(&q->workspace, BLAS_WORKSPACE + GPU_QUEUE_COUNTS * sizeof(unsigned)));
+    CUDA_TRY(cudaMemsetAsync(gpu_queue_counts(q), 0, GPU_QUEUE_COUNTS * sizeof(unsigned), q->stream));
     cublasStatus_t rc = cublasCreate(&q->blas);
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasSetStream(q->blas, q->stream);

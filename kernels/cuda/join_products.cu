@@ -122,9 +122,9 @@ tpl_code cuda_join_products(kernel_ctx *ctx, const op_call *calls, int n, tpl_er
         a.ld_inner = last->silu_mul.out.stride;
     }
     if (norm)
-        done = swiglu ? skinny_run<true, true>(cu_stream(ctx), a, 1) : skinny_run<true, false>(cu_stream(ctx), a, 1);
+        done = swiglu ? skinny_run<true, true>(ctx, a, 1) : skinny_run<true, false>(ctx, a, 1);
     else
-        done = swiglu ? skinny_run<false, true>(cu_stream(ctx), a, 1) : skinny_run<false, false>(cu_stream(ctx), a, 1);
+        done = swiglu ? skinny_run<false, true>(ctx, a, 1) : skinny_run<false, false>(ctx, a, 1);
     if (done)
         return cu_launched("matmul", e);
     for (int i = 0; i < n; i++)

@@ -249,8 +249,7 @@ static bool launch_inner(kernel_ctx *ctx, const op_moe_experts *o, const shared_
     a.n_local = o->n_local;
     if (c)
         set_shared(&a, c);
-    return skinny_launch<skinny_shape<2, 3, false, true, true>>(cu_stream(ctx), a,
-                                                                (int)o->x.rows * (a.top_k + a.n_shared), 64);
+    return skinny_launch<skinny_shape<2, 3, false, true, true>>(ctx, a, (int)o->x.rows * (a.top_k + a.n_shared), 64);
 }
 
 static void launch_down(kernel_ctx *ctx, const op_moe_experts *o, const shared_calls *c)

@@ -70,5 +70,5 @@ bool cuda_skinny_multiply(kernel_ctx *ctx, const cuda_product *p, const void *x,
     a.part[0].accumulate = p->accumulate;
     a.part[0].bias = p->bias;
     a.part[0].bias_type = p->bias_type;
-    return skinny_run<false, false>(cu_stream(ctx), a, p->batch);
+    return skinny_run<false, false>(ctx, a, p->batch);
 }

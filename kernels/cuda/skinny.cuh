@@ -19,6 +19,7 @@
 #include "kernels/cuda/launch.cuh"
 
 enum { SK_THREADS = 256, SK_WARPS = 8, SK_CHUNK = 64, SK_PARTS = 4, SK_MOST_ROWS = 8, SK_NORM_PIECES = 4 };
+enum { SK_NEXT = 8 }; /* tiles that a block has drawn and not forgotten */
 
 /* One of the products that share x: what it writes. */
 typedef struct {
@@ -49,6 +50,10 @@ typedef struct {
     cu_bf16 *shared;
     int64_t ids_stride, ld_shared;
     int top_k, n_shared, expert0, n_local;
+    /* Tiles in no fixed order: how many are drawn, 0 before and after the launch; NULL: in a fixed order. A block's
+     * first `ahead` are fixed. */
+    unsigned *drawn;
+    int ahead;
 } skinny_args;
 
 template <int R_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXPERTS_ = false> struct skinny_shape {
@@ -57,7 +62,7 @@ template <int R_, int DEPTH_, bool NORM_ = false, bool SWIGLU_ = false, bool EXP
     static size_t shared_bytes(int rows, int block_chunks)
     {
         size_t x = (size_t)rows * (size_t)(block_chunks * 8 + 4), red = 2 * (size_t)(SK_WARPS + 1) * NT * (size_t)rows;
-        return (RING + x) * 16 + red * 4 + (NORM_ ? SK_WARPS * SK_MOST_ROWS * 4 : 0);
+        return (RING + x) * 16 + (red + SK_NEXT) * 4 + (NORM_ ? SK_WARPS * SK_MOST_ROWS * 4 : 0);
     }
 };
 
@@ -90,6 +95,7 @@ typedef struct {
     const cu_bf16 *from;   /* x */
     cu_bf16 *inner;        /* SwiGLU's result */
     int64_t step;          /* to where parts put theirs */
+    int *next;             /* [SK_NEXT] tiles that were drawn */
 } skinny_block;
 
 template <typename S> static __device__ __forceinline__ skinny_block sk_block(const skinny_args &a, uint4 *shared)
@@ -103,7 +109,8 @@ template <typename S> static __device__ __forceinline__ skinny_block sk_block(co
     b.x = shared + S::RING;
     b.red = (float *)(b.x + a.rows * b.pitch);
     b.part = b.red + 2 * SK_WARPS * S::NT * a.rows;
-    b.space = b.part + 2 * S::NT * a.rows;
+    b.next = (int *)(b.part + 2 * S::NT * a.rows);
+    b.space = (float *)(b.next + SK_NEXT);
     b.matrix = blockIdx.y;
     b.parts = 0;
     b.from = a.x + blockIdx.y * a.x_step;
@@ -279,9 +286,15 @@ static __device__ __forceinline__ void sk_store(const skinny_args &a, const skin
 
 /* Where the ring is filled: warps' steps through the tiles of the block. */
 template <typename S> struct skinny_source {
-    const cu_bf16 *w[S::R]; /* this lane's row and columns, NULL past the end */
-    int tile, chunk, slot;
+    const cu_bf16 *w[S::R];   /* this lane's row and columns, NULL past the end */
+    int tile, chunk, slot, n; /* n: which of the block's tiles */
 };
+
+/* The block's n-th tile, n > 0. */
+static __device__ __forceinline__ int sk_next(const skinny_args &a, const skinny_block &b, int n, int tile, int stride)
+{
+    return a.drawn && n >= a.ahead ? b.next[n % SK_NEXT] : tile + stride;
+}
 
 template <typename S>
 static __device__ __forceinline__ void sk_aim(const skinny_args &a, const skinny_block &b, skinny_source<S> &s)
@@ -320,7 +333,7 @@ static __device__ __forceinline__ void sk_fill(const skinny_args &a, const skinn
     s.slot = s.slot + 1 == S::DEPTH ? 0 : s.slot + 1;
     s.chunk += SK_WARPS;
     if (s.chunk - (int)threadIdx.x / 32 >= b.first + a.block_chunks) {
-        s.tile += stride;
+        s.tile = sk_next(a, b, ++s.n, s.tile, stride);
         sk_aim<S>(a, b, s);
     }
 }
@@ -379,7 +392,7 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
     int stride = gridDim.x / blocks, steps = (a.block_chunks + SK_WARPS - 1) / SK_WARPS, slot = 0, odd = 0;
     skinny_source<S> s;
     s.tile = blockIdx.x / blocks;
-    s.slot = 0;
+    s.slot = s.n = 0;
     bool waits = true;
     if (S::EXPERTS && !sk_route(a, b, &waits))
         return;
@@ -406,7 +419,10 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
         sk_bring_x(a, b, b.from);
     }
     __syncthreads();
-    for (int tile = blockIdx.x / blocks; tile < a.tiles; tile += stride, odd ^= 1) {
+    int tile = blockIdx.x / blocks;
+    for (int n = 0; tile < a.tiles; tile = sk_next(a, b, ++n, tile, stride), odd ^= 1) {
+        bool draws = a.drawn && threadIdx.x == 0;
+        unsigned drawn = draws ? atomicAdd(a.drawn, 1) : 0;
         float acc[S::R][4] = {}, more = sk_residual<S>(a, b, tile);
         for (int i = 0, chunk = b.first + threadIdx.x / 32; i < steps; i++, chunk += SK_WARPS) {
             copies_wait<S::DEPTH - 1>();
@@ -414,6 +430,11 @@ static __global__ void __launch_bounds__(SK_THREADS, S::R <= 2 ? 3 : 2)
                 sk_multiply<S>(a, b, slot, chunk, acc);
             sk_fill<S>(a, b, s, stride);
             slot = slot + 1 == S::DEPTH ? 0 : slot + 1;
+        }
+        if (draws) {
+            b.next[(n + a.ahead) % SK_NEXT] = (int)(a.ahead * gridDim.x + drawn);
+            if (drawn == (unsigned)a.tiles - 1) /* as many are drawn as there are: the last */
+                *a.drawn = 0;
         }
         sk_store<S>(a, b, tile, odd, blocks, acc, more);
     }
@@ -444,9 +465,11 @@ static inline int64_t sk_tiles(const skinny_args &a, int nt, bool swiglu)
 
 /* Lays the tiles out and launches; the parts' sizes stand. per_sm: blocks an SM that share the tiles, as many as tiles
  * where that is more. Where a launch is one wave, shared memory is asked for such that no SM takes more than its share:
- * blocks come in while those of the launch before leave, and would crowd where these left first. False where shared
- * memory does not do. */
-template <typename S> static bool skinny_launch(cudaStream_t stream, skinny_args a, int heads, int per_sm)
+ * blocks come in while those of the launch before leave, and would crowd where these left first. draw: blocks have
+ * several tiles, and take the next one when they come to it, as they begin and go on at different speeds. False where
+ * shared memory does not do. */
+template <typename S>
+static bool skinny_launch(kernel_ctx *ctx, skinny_args a, int heads, int per_sm, bool draw = false)
 {
     static unsigned ready;
     int nt = S::SWIGLU ? S::NT / 2 : S::NT, chunks = (a.k + SK_CHUNK - 1) / SK_CHUNK, first = 0, sms = cuda_sm_count();
@@ -465,26 +488,31 @@ template <typename S> static bool skinny_launch(cudaStream_t stream, skinny_args
     size_t apart = wave <= 3 ? (most_bytes + 1024) / (size_t)(wave + 1) : 0;
     if (bytes > most_bytes)
         return false;
+    a.ahead = 2 + S::DEPTH / ((a.block_chunks + SK_WARPS - 1) / SK_WARPS); /* the ring is filled to one tile less */
+    if (draw && cluster == 1 && heads == 1 && a.ahead < SK_NEXT - 1)
+        a.drawn = gpu_queue_counts(ctx->queue);
     if (!cu_done_here(&ready))
         cudaFuncSetAttribute(skinny_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes);
-    cu_launch_cluster(stream, (unsigned)cluster, skinny_kernel<S>, dim3((unsigned)(shares * cluster), (unsigned)heads),
-                      dim3(SK_THREADS), bytes > apart ? bytes : apart, a);
+    cu_launch_cluster(cu_stream(ctx), (unsigned)cluster, skinny_kernel<S>,
+                      dim3((unsigned)(shares * cluster), (unsigned)heads), dim3(SK_THREADS),
+                      bytes > apart ? bytes : apart, a);
     return true;
 }
 
 /* Tiles and depth by shape, as measured on an H100: few tiles are cut smaller; short rows need less depth than room for
  * a third block an SM; very many tiles are left to the hardware to spread. */
-template <bool NORM, bool SWIGLU> static bool skinny_run(cudaStream_t stream, const skinny_args &a, int heads)
+template <bool NORM, bool SWIGLU> static bool skinny_run(kernel_ctx *ctx, const skinny_args &a, int heads)
 {
     int64_t sms = cuda_sm_count(), tiles = sk_tiles(a, SWIGLU ? 8 : 16, SWIGLU) * heads;
     if (heads > 1 && !NORM && !SWIGLU)
-        return skinny_launch<skinny_shape<4, 2>>(stream, a, heads, 64);
+        return skinny_launch<skinny_shape<4, 2>>(ctx, a, heads, 64);
     if (tiles < sms && !SWIGLU)
-        return skinny_launch<skinny_shape<1, 6, NORM>>(stream, a, heads, 64);
+        return skinny_launch<skinny_shape<1, 6, NORM>>(ctx, a, heads, 64);
     if (a.k <= 2048 && tiles >= sms)
-        return skinny_launch<skinny_shape<2, 3, NORM, SWIGLU>>(stream, a, heads, tiles < 4000 ? 3 : 64);
+        return skinny_launch<skinny_shape<2, 3, NORM, SWIGLU>>(ctx, a, heads, tiles < 4000 ? 3 : 64);
     int per_sm = tiles <= 2 * sms ? 2 : tiles <= 3 * sms ? 3 : tiles < 4000 ? 2 : 64;
-    return skinny_launch<skinny_shape<2, 4, NORM, SWIGLU>>(stream, a, heads, per_sm);
+    return skinny_launch<skinny_shape<2, 4, NORM, SWIGLU>>(ctx, a, heads, per_sm,
+                                                           SWIGLU && tiles > 3 * sms && tiles < 4000);
 }
 
 #endif
