@@ -543,7 +543,8 @@ Test(run_dir, loses_at_most_the_row_in_flight_to_kill_9, .timeout = 240)
         cr_assert(finished == last + 1 || finished == last + 2, "round %d: %ld rows, %d told", round, finished,
                   last + 1);
         rd_close(rd);
-        expect_rows(run, finished);
+        if (finished > 0) /* before the first row the file may lack its header */
+            expect_rows(run, finished);
     }
     cr_expect(finished > 0, "no round wrote a row");
     free(run);
