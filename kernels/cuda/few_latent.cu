@@ -248,7 +248,8 @@ bool cuda_few_has_latent(const op_attn_latent *o)
 }
 
 /* Runs' parts are no more than those that the other kernels of this operation leave: 64 vectors an SM. */
-template <typename S> static tpl_code run(kernel_ctx *ctx, const op_attn_latent *o, tpl_err *e)
+template <typename S>
+static tpl_code run(kernel_ctx *ctx, const op_attn_latent *o, flash_args *args, wide_join *join, tpl_err *e)
 {
     static unsigned ready;
     flash_args a = cuda_latent_args(o);
@@ -267,16 +268,22 @@ template <typename S> static tpl_code run(kernel_ctx *ctx, const op_attn_latent 
     a.part_lse = a.part_o + (int64_t)n_runs * 2 * S::MT * S::LAT;
     cu_launch(cu_stream(ctx), latent_kernel<S>, dim3(1, (unsigned)n_runs), dim3(S::THREADS), S::SHARED_BYTES, a,
               n_seqs);
-    TPL_TRY(cu_launched("attn_latent", e));
-    if (n_runs == 1)
-        return TPL_OK;
-    wide_join j = {a.part_o, a.part_lse, n_runs, n_seqs, S::TN, S::MT, 1, 1, S::LAT, 1};
-    return join_runs(ctx, a, j, o->heads, "attn_latent", e);
+    *args = a;
+    *join = {a.part_o, a.part_lse, n_runs, n_seqs, S::TN, S::MT, 1, 1, S::LAT, 1};
+    return cu_launched("attn_latent", e);
+}
+
+tpl_code cuda_few_latent_parts(kernel_ctx *ctx, const op_attn_latent *o, flash_args *a, wide_join *j, tpl_err *e)
+{
+    return o->lat == 512   ? run<latent_shape<512>>(ctx, o, a, j, e)
+           : o->lat == 256 ? run<latent_shape<256>>(ctx, o, a, j, e)
+                           : run<latent_shape<128>>(ctx, o, a, j, e);
 }
 
 tpl_code cuda_few_latent(kernel_ctx *ctx, const op_attn_latent *o, tpl_err *e)
 {
-    return o->lat == 512   ? run<latent_shape<512>>(ctx, o, e)
-           : o->lat == 256 ? run<latent_shape<256>>(ctx, o, e)
-                           : run<latent_shape<128>>(ctx, o, e);
+    flash_args a;
+    wide_join j;
+    TPL_TRY(cuda_few_latent_parts(ctx, o, &a, &j, e));
+    return j.n_runs == 1 ? TPL_OK : join_runs(ctx, a, j, o->heads, "attn_latent", e);
 }

@@ -41,6 +41,10 @@ tpl_code cuda_join_heads(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *
 int cuda_join_gqa_takes(const op_call *calls, int n);
 tpl_code cuda_join_gqa(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
 
+/* The latent decode attention of one row over few tokens, and the product a head of its results. */
+int cuda_join_latent_takes(const op_call *calls, int n);
+tpl_code cuda_join_latent(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);
+
 /* A norm and the routing of its result; and the routing alone: false where it does not take the shape. */
 int cuda_join_route_takes(const op_call *calls, int n);
 tpl_code cuda_join_route(kernel_ctx *ctx, const op_call *calls, int n, tpl_err *e);

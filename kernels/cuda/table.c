@@ -219,6 +219,7 @@ const kernel_join table_cuda_joins[] = {
     {"cuda", "add_norm", has_card, cuda_join_add_norm_takes, cuda_join_add_norm},
     {"cuda", "heads", has_card, cuda_join_heads_takes, cuda_join_heads},
     {"cuda", "rows", has_card, cuda_join_rows_takes, cuda_join_rows},
+    {"cuda", "latent", has_card, cuda_join_latent_takes, cuda_join_latent},
     {"cuda", "gqa", has_card, cuda_join_gqa_takes, cuda_join_gqa},
 };
 const int table_n_cuda_joins = sizeof table_cuda_joins / sizeof *table_cuda_joins;

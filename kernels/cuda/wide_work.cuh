@@ -391,4 +391,8 @@ static inline tpl_code join_runs(kernel_ctx *ctx, const flash_args &a, const wid
     return cu_launched(name, e);
 }
 
+/* attn_latent of few heads at short contexts (few_latent.cu), without the join: nothing is left to join where j->n_runs
+ * is 1. */
+tpl_code cuda_few_latent_parts(kernel_ctx *ctx, const op_attn_latent *o, flash_args *a, wide_join *j, tpl_err *e);
+
 #endif

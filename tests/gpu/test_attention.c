@@ -1,5 +1,6 @@
 /* Attention and cache appends on a card, over the hostile caches of tests/kernels/world.h, against the reference. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -129,18 +130,13 @@ static const struct {
                {128, 512, 64, true}, {64, 256, 64, true}, {128, 256, 64, true}, {16, 512, 64, true},
                {7, 256, 64, true}};
 
-/* Widths that warpgroups take run on one row of the table more where the card has them. */
-static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
+static slab_case latent_case(slab *s, rng *r, const place *p, int i, tpl_dtype act)
 {
-    rng r = rng_make(11, (uint64_t)i);
-    char what[160];
     int heads = latents[i].heads, lat = latents[i].lat, rope = latents[i].rope, gap = latents[i].units ? 8 : 3;
-    slab_reset(s);
-    place p = enter(s, spec, cache, lat + rope + 2 * gap, room);
     slab_case c = {.call = {.kind = OP_ATTN_LATENT}, .compute = act};
     op_attn_latent *o = &c.call.attn_latent;
-    *o = (op_attn_latent){.q_lat = slab_mat(s, &r, p.batch.n_rows, heads * (lat + gap), gap, act, 1),
-                          .q_pe = slab_mat(s, &r, p.batch.n_rows, heads * (rope + gap), gap, act, 1),
+    *o = (op_attn_latent){.q_lat = slab_mat(s, r, p->batch.n_rows, heads * (lat + gap), gap, act, 1),
+                          .q_pe = slab_mat(s, r, p->batch.n_rows, heads * (rope + gap), gap, act, 1),
                           .q_lat_head_stride = lat + gap,
                           .q_pe_head_stride = rope + gap,
                           .heads = heads,
@@ -148,14 +144,26 @@ static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, 
                           .rope = rope,
                           .lat_off = gap,
                           .rope_off = lat + gap,
-                          .kv = p.kv,
+                          .kv = p->kv,
                           .scale = lat > 100 ? 0.1f : 0.4f,
-                          .batch = &p.batch};
-    o->out = c.out[0] = slab_mat(s, &r, p.batch.n_rows, heads * lat, gap, act, 0);
-    o->lse = c.out[1] = slab_mat(s, &r, p.batch.n_rows, heads, 3, DT_F32, 0);
+                          .batch = &p->batch};
+    o->out = c.out[0] = slab_mat(s, r, p->batch.n_rows, heads * lat, gap, act, 0);
+    o->lse = c.out[1] = slab_mat(s, r, p->batch.n_rows, heads, 3, DT_F32, 0);
     c.tol[0] = tol(act);
     c.tol[1] = (slab_tolerance){2e-5, 2e-5};
-    say(what, "latent", spec, act, cache, heads, lat);
+    return c;
+}
+
+/* Widths that warpgroups take run on one row of the table more where the card has them. */
+static void check_latent(slab *s, const world_spec *spec, int i, tpl_dtype act, tpl_dtype cache, int32_t room)
+{
+    rng r = rng_make(11, (uint64_t)i);
+    char what[160];
+    int lat = latents[i].lat, gap = latents[i].units ? 8 : 3;
+    slab_reset(s);
+    place p = enter(s, spec, cache, lat + latents[i].rope + 2 * gap, room);
+    slab_case c = latent_case(s, &r, &p, i, act);
+    say(what, "latent", spec, act, cache, latents[i].heads, lat);
     int n = slab_check(s, &c, what), units = latents[i].units && act == DT_BF16 && cache == DT_BF16;
     cr_expect(n >= 1 + units && n <= 1 + units * (lat < 100 ? 1 : 2), "%s: %d rows of the table ran", what, n);
     world_destroy(p.w);
@@ -182,6 +190,36 @@ Test(attention, latent)
 Test(attention, latent_many_heads)
 {
     check_latents(true);
+}
+
+/* One row's, and the product a head of the results, which is the same launch as the join of their parts; of few and of
+ * many parts, and of none where the rank has no token. */
+Test(attention, latent_and_unabsorb)
+{
+    static const world_spec rows[] = {
+        {.name = "one_token", .n_seqs = 1, .prefix = {0}, .rows = {1}, .page_tok = 16, .mod = 1},
+        {.name = "decode", .n_seqs = 1, .prefix = {1040}, .rows = {1}, .page_tok = 64, .mod = 1},
+        {.name = "longer", .n_seqs = 1, .prefix = {2900}, .rows = {1}, .page_tok = 7, .mod = 1},
+        {.name = "dcp", .n_seqs = 1, .prefix = {0}, .rows = {1}, .page_tok = 4, .mod = 4, .rem = 3}};
+    slab *s = slab_create(SLAB_BYTES);
+    for (int w = 0; w < (shapes_are_small() ? 2 : (int)(sizeof rows / sizeof *rows)); w++)
+        for (int i = 0; i < (int)(sizeof latents / sizeof *latents); i++) {
+            rng r = rng_make(13, (uint64_t)i);
+            char what[160];
+            int heads = latents[i].heads, lat = latents[i].lat, n = i % 2 ? 128 : 32;
+            if (heads > 16 || lat < 256)
+                continue;
+            slab_reset(s);
+            place p = enter(s, &rows[w], DT_BF16, lat + 64 + 16, w == 3 ? 600 : 0);
+            slab_heads h = {.rows = 1, .heads = heads, .w_rows = n, .w_cols = lat, .turned = true, .w_gap = 8};
+            slab_case c[2] = {latent_case(s, &r, &p, i, DT_BF16), slab_head_matmul(s, &r, DT_BF16, &h)};
+            c[1].call.head_matmul.x = c[0].call.attn_latent.out;
+            c[1].tol[0] = (slab_tolerance){0x1p-7 * sqrt(lat), 0x1p-6};
+            snprintf(what, sizeof what, "latent and unabsorb, case %d, %d heads of %d", w, heads, lat);
+            slab_check_join(s, c, 2, what);
+            world_destroy(p.w);
+        }
+    slab_destroy(s);
 }
 
 /* ---- grouped queries ---- */
