@@ -41,26 +41,13 @@ static __device__ __forceinline__ float dot_pieces(uint4 a, uint4 b)
     return sum;
 }
 
-/* grid (outputs of a head / ROWS, heads) */
+/* A head's result from its parts, to x; the first block writes it too. */
 template <int LAT>
-static __global__ void __launch_bounds__(THREADS)
-    unabsorb_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j,
-                    const __grid_constant__ unabsorb_args u)
+static __device__ __forceinline__ void join_parts(const flash_args &a, const wide_join &j, const join_row &w, int head,
+                                                  const int *places, float *shares, float4 *sums, uint2 *x)
 {
     typedef unabsorb_shape<LAT> S;
-    extern __shared__ uint4 weights_of_rows[];
-    __shared__ float shares[2 * MAX_RUNS];
-    __shared__ int places[2 * MAX_RUNS];
-    __shared__ float4 sums[THREADS];
-    __shared__ uint4 x[LAT / 8];
-    int head = blockIdx.y, way = threadIdx.x / S::C, c = threadIdx.x % S::C, lane = threadIdx.x % 32;
-    bring_weights<S>(u, head, weights_of_rows);
-    cu_let_next();
-    join_row w = join_row_of(a, j, 0, head);
-    for (int i = threadIdx.x; i < w.n; i += THREADS)
-        places[i] = join_place(j, w, i);
-    __syncthreads();
-    cu_wait_before();
+    int way = threadIdx.x / S::C, c = threadIdx.x % S::C;
     float4 held[HELD], v = make_float4(0, 0, 0, 0);
     const float *part = j.part_o + (int64_t)w.r * LAT + c * 4;
     for (int i = threadIdx.x; i < w.n; i += THREADS)
@@ -84,15 +71,41 @@ static __global__ void __launch_bounds__(THREADS)
     for (int i = way + S::WAYS * HELD; i < w.n; i += S::WAYS)
         join_add(&v, shares[i], *(const float4 *)(part + (int64_t)places[i] * j.mt * LAT));
     sums[threadIdx.x] = v;
-    copies_wait<0>();
     __syncthreads();
-    if (way == 0) {
-        for (int i = 1; i < S::WAYS; i++)
-            join_add(&v, 1, sums[i * S::C + c]);
-        ((uint2 *)x)[c] = make_uint2(pack(v.x, v.y), pack(v.z, v.w));
-        if (blockIdx.x == 0)
-            join_put(a, 0, (int64_t)head * LAT + c * 4, v);
-    }
+    if (way > 0)
+        return;
+    for (int i = 1; i < S::WAYS; i++)
+        join_add(&v, 1, sums[i * S::C + c]);
+    x[c] = make_uint2(pack(v.x, v.y), pack(v.z, v.w));
+    if (blockIdx.x == 0)
+        join_put(a, 0, (int64_t)head * LAT + c * 4, v);
+}
+
+/* grid (outputs of a head / ROWS, heads) */
+template <int LAT>
+static __global__ void __launch_bounds__(THREADS)
+    unabsorb_kernel(const __grid_constant__ flash_args a, const __grid_constant__ wide_join j,
+                    const __grid_constant__ unabsorb_args u)
+{
+    typedef unabsorb_shape<LAT> S;
+    extern __shared__ uint4 weights_of_rows[];
+    __shared__ float shares[2 * MAX_RUNS];
+    __shared__ int places[2 * MAX_RUNS];
+    __shared__ float4 sums[THREADS];
+    __shared__ uint4 x[LAT / 8];
+    int head = blockIdx.y, lane = threadIdx.x % 32;
+    bring_weights<S>(u, head, weights_of_rows);
+    cu_let_next();
+    join_row w = join_row_of(a, j, 0, head);
+    for (int i = threadIdx.x; i < w.n; i += THREADS)
+        places[i] = join_place(j, w, i);
+    __syncthreads();
+    cu_wait_before();
+    if (!w.whole)
+        join_parts<LAT>(a, j, w, head, places, shares, sums, (uint2 *)x);
+    else if (threadIdx.x < LAT / 4) /* attention has written it */
+        ((uint2 *)x)[threadIdx.x] = *(const uint2 *)(a.out + (int64_t)head * LAT + threadIdx.x * 4);
+    copies_wait<0>();
     __syncthreads();
     for (int r = threadIdx.x / 32; r < ROWS; r += WARPS) {
         float sum = 0;
