@@ -11,6 +11,10 @@
 
 enum { CARD_MAX_WATCHED = 16 };
 
+/* A card with more of its memory taken before a command has allocated anything has another program on it; what earlier
+ * commands of a process leave, contexts and the buffers of libraries, is less. */
+static const double card_taken_limit = 2e9;
+
 /* The cards that work together; any of them that is held down spoils a sample. */
 typedef struct {
     card_watch *card[CARD_MAX_WATCHED];

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "bench/card_ceilings.h"
+#include "bench/card_clock.h"
 #include "bench/comm_target.h"
 #include "bench/kernel_card.h"
 #include "bench/kernel_world.h"
@@ -36,8 +37,9 @@ typedef struct {
     gpu *card; /* NULL: cases run on the processor */
     gpu_queue *queue;
     ceilings ceil;
-    bool lifted; /* ceilings were measured again for this group */
-    evict *ev;   /* NULL: cases run on a card */
+    double taken_bytes; /* of the card, by others, when the bench began */
+    bool lifted;        /* ceilings were measured again for this group */
+    evict *ev;          /* NULL: cases run on a card */
     FILE *samples;
     char device[96];
     bool after_trace;   /* the tracer had run in this process before the group was timed */
@@ -94,6 +96,9 @@ static tpl_code open_card(bench *b, tpl_err *e)
     TPL_TRY(gpu_open(0, &b->card, e));
     TPL_TRY(gpu_use(b->card, e));
     snprintf(b->device, sizeof b->device, "%.90s", gpu_get_facts(b->card)->name);
+    int64_t left = 0;
+    TPL_TRY(gpu_free_bytes(b->card, &left, e));
+    b->taken_bytes = (double)(gpu_get_facts(b->card)->memory_bytes - left);
     b->measure.hot_samples = -1;
     return gpu_queue_create(b->card, &b->queue, e);
 }
@@ -275,6 +280,9 @@ static void add_note(const bench *b, entry *x, const char *more)
         text_addf(&note, "%lld output elements checked; ", (long long)entry_checked(x));
     if (b->noise_floor > 0)
         text_addf(&note, "noise floor %.2f%%; ", 100 * b->noise_floor);
+    if (b->taken_bytes > card_taken_limit)
+        text_addf(&note, "%.1f GiB of the card were taken before: another program was on it; ",
+                  b->taken_bytes / 0x1p30);
     if (b->after_trace)
         text_addf(&note, "timed in a process that had traced before; ");
     if (*more)

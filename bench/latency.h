@@ -38,6 +38,7 @@ typedef struct {
     const link_model *links; /* of ranks alone: what collectives would take, beside the times; NULL: none */
     const ceilings *ceil;    /* of what the backend runs on */
     double free_bytes;       /* of the card that has least, or of the machine */
+    double taken_bytes;      /* of the card that has most: taken when the command began, by others */
     bool pretend;            /* free_bytes is what the user said: cells are held to it on a machine too */
     measure_options measure;
     int ttft_runs; /* prefills timed a cell before decoding, the median is ttft_ms; 0: the cache is filled once, untimed

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "bench/card_clock.h"
 #include "bench/latency_impl.h"
 
 typedef struct {
@@ -215,6 +216,8 @@ static tpl_code append(const row_parts *p, run_dir *rd, tpl_err *e)
         note_gain(p->c, &r);
     if (lat_on_card(p->c->q) && p->c->tp > 2 && p->c->q->ranks != RANKS_SOLO && p->c->q->ranks != RANKS_LOCAL)
         add_note(&r, "which collectives of more than two cards go through peer memory is not measured");
+    if (p->c->q->taken_bytes > card_taken_limit)
+        add_note(&r, "%.1f GiB of a card were taken before: another program was on it", p->c->q->taken_bytes / 0x1p30);
     if (p->c->after_trace)
         add_note(&r, "timed in a process that had traced before");
     judge(p, &r);

@@ -179,11 +179,18 @@ static tpl_code find_free_bytes(const latency_state *s, latency_request *q, tpl_
         int64_t bytes = 0;
         TPL_TRY(gpu_open(i, &card, e));
         tpl_code rc = gpu_free_bytes(card, &bytes, e);
+        double taken = (double)(gpu_get_facts(card)->memory_bytes - bytes);
         gpu_close(card);
         TPL_TRY(rc);
+        q->taken_bytes = taken > q->taken_bytes ? taken : q->taken_bytes;
         double left = (double)bytes - kept_back - (n > 1 ? kept_back_for_nccl : 0);
         q->free_bytes = i == 0 || left < q->free_bytes ? left : q->free_bytes;
     }
+    if (ranks_are_processes(q->ranks)) /* which may share a card and begin one after the other */
+        q->taken_bytes = 0;
+    if (q->taken_bytes > card_taken_limit)
+        log_warn("%.1f GiB of a card are taken already: another program is on it, and times are not this one's alone",
+                 q->taken_bytes / 0x1p30);
     return TPL_OK;
 }
 

@@ -299,6 +299,23 @@ static int limits_then_signal(void *left)
 }
 
 /* A signal in the middle of sampling: what was sampled stands in rows that say so and that a resumed run repeats. */
+Test(latency, says_so_where_another_program_was_on_the_card)
+{
+    static const double taken[] = {1e9, 18e9};
+    for (int i = 0; i < 2; i++) {
+        world *w = open_world(MLA, "mla", "mla-dcp");
+        tpl_err e = {0};
+        tpl_code rc;
+        w->q.taken_bytes = taken[i];
+        csv_table *t = run(w, &rc, &e);
+        cr_assert(rc == TPL_OK, "%s: %s", e.where, e.what);
+        bool said = strstr(csv_table_text(t, 0, "note"), "16.8 GiB of a card were taken before") != NULL;
+        cr_expect(said == (i == 1), "%s", csv_table_text(t, 0, "note"));
+        csv_table_destroy(t);
+        close_world(w);
+    }
+}
+
 Test(latency, a_signal_leaves_what_was_sampled)
 {
     world *w = open_world(MLA, "mla", "mla-dcp");
