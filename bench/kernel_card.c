@@ -35,9 +35,16 @@ struct kernel_card {
     gpu_graph *graph;
 };
 
+/* Bytes of a copy that the calls touch: in place once, and without rotary tables, which all copies share. */
 static double case_bytes(const kernel_case *c)
 {
-    return c->cost.bytes_read + c->cost.bytes_written;
+    double sum = 0;
+    for (int i = 0; i < c->n_steps; i++) {
+        const kernel_case_step *s = &c->steps[i];
+        bool once = s->in_place || s->kind == OP_ROPE;
+        sum += once ? s->cost.bytes_written : s->cost.bytes_read + s->cost.bytes_written;
+    }
+    return sum > 1 ? sum : 1;
 }
 
 static int copies_for(const kernel_case *c, const gpu *card)
@@ -340,7 +347,7 @@ static void release(void *self)
 static bool is_cold(void *self)
 {
     const kernel_card *k = self;
-    return (double)k->copies * (double)k->copy_bytes >= 2 * (double)gpu_get_facts(k->card)->l2_bytes;
+    return (double)k->copies * case_bytes(k->c) >= 2 * (double)gpu_get_facts(k->card)->l2_bytes;
 }
 
 static tpl_code run(void *self, tpl_err *e)

@@ -267,7 +267,7 @@ static void add_note(const bench *b, entry *x, const char *more)
     text_buf note = {0};
     if (*entry_row(x))
         text_addf(&note, "%s; ", entry_row(x));
-    if (x->on_card && !*x->c->why_not)
+    if (x->on_card && entry_checked(x) > 0)
         text_addf(&note, "replays of %d runs over %d copies of the operands; ", kernel_card_runs(x->on_card),
                   kernel_card_copies(x->on_card));
     if (x->c->family == FAM_HADAMARD)

@@ -14,13 +14,13 @@ static bool is_attention(const plan_step *s)
     return s->active && !s->is_comm && op_is_attention(s->call.kind);
 }
 
-/* Cached bytes that one rank's attention of one step reads, and what the ceilings allow for it. */
-static op_cost_sum attention_cost(const lat_cell *c, const plan *p, double *us)
+/* Bytes that one rank's attention of one step reads, and what the ceilings allow for it. */
+static double attention_reads(const lat_cell *c, const plan *p, double *us)
 {
     const latency_request *q = c->q;
     const plan_list *l = &p->list[PHASE_DECODE];
     batch_shape shape = batch_shape_uniform(c->batch, c->context + c->decode_tok / 2, 1);
-    op_cost_sum sum = {0};
+    double read = 0;
     *us = 0;
     for (int i = 0; i < l->n; i++) {
         const plan_step *s = &l->steps[i];
@@ -28,11 +28,11 @@ static op_cost_sum attention_cost(const lat_cell *c, const plan *p, double *us)
             continue;
         step_cost one = plan_step_cost(p, s, &shape, lat_types(q));
         op_cost_sum cost = {one.bytes_read, one.bytes_written, one.flops};
-        sum.bytes_read += cost.bytes_read;
+        read += cost.bytes_read;
         *us += bound_us(q->ceil, cost, bound_step_in_place(s), bound_rate_type(s->call.kind, lat_compute(q)),
                         lat_sharers(q, c->tp));
     }
-    return sum;
+    return read;
 }
 
 double lat_attention_bound_us(const lat_cell *c)
@@ -43,7 +43,7 @@ double lat_attention_bound_us(const lat_cell *c)
     plan *p;
     if (plan_create(model_cfg(m), c->v, c->tp, 0, o, &p, NULL) != TPL_OK)
         return NAN;
-    attention_cost(c, p, &us);
+    attention_reads(c, p, &us);
     plan_destroy(p);
     return us;
 }
@@ -68,7 +68,7 @@ bool lat_has_attention(const lat_cell *c)
     double us;
     if (!lat_on_card(c->q) || ranks_are_processes(c->q->ranks))
         return false;
-    return attention_cost(c, team_plan(c->run.team, 0), &us).bytes_read >= MIN_L2 * card_l2();
+    return attention_reads(c, team_plan(c->run.team, 0), &us) >= MIN_L2 * card_l2();
 }
 
 static tpl_code time_one(lat_cell *c, double *us, tpl_err *e)

@@ -109,7 +109,7 @@ tpl_code lat_observe(lat_cell *c, tpl_err *e);
 
 /* ---- latency_attention.c ---- */
 
-/* Whether decode attention can be timed alone: on cards, in this process, over caches that no L2 cache holds a part of. */
+/* Whether decode attention can be timed alone: on cards, in this process, over caches of which no L2 holds a part. */
 bool lat_has_attention(const lat_cell *c);
 /* Sets attention_us; values are wrong afterwards. */
 tpl_code lat_time_attention(lat_cell *c, tpl_err *e);

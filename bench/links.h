@@ -38,8 +38,8 @@ typedef struct {
     int n_points;
 } link_model;
 
-/* A piece that misses a point by more than this share of its time is doubtful: times that do not grow with size are those
- * of cards that were busy otherwise. Who fits and who uses it is told. */
+/* A piece that misses a point by more than this share of its time is doubtful: times that do not grow with size are
+ * those of cards that were busy otherwise. Who fits and who uses it is told. */
 extern const double links_doubtful_frac;
 
 /* Fits pieces to the model's points. TPL_E_USAGE if an operation has fewer than LINKS_LEAST_POINTS. */

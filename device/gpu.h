@@ -73,8 +73,8 @@ tpl_code gpu_queue_wait(gpu_queue *q, tpl_err *e);
 /* For kernels/cuda: a cudaStream_t, and a cublasHandle_t whose workspace is the queue's own. */
 void *gpu_queue_stream(gpu_queue *q);
 void *gpu_queue_blas(gpu_queue *q);
-/* GPU_QUEUE_COUNTS words of the card's memory, zero: launches of this queue, which follow each other, count in them, and
- * each leaves zero what it used. */
+/* GPU_QUEUE_COUNTS words of the card's memory, zero: launches of this queue, which follow each other, count in them,
+ * and each leaves zero what it used. */
 enum { GPU_QUEUE_COUNTS = 64 };
 unsigned *gpu_queue_counts(gpu_queue *q);
 

@@ -253,7 +253,7 @@ void gpu_peer_set_launch(gpu_peer *p, int pieces, int threads)
 bool gpu_peer_takes(const gpu_peer *p, comm_op op, tpl_dtype t, int64_t rows, int64_t width)
 {
     int64_t row = width * (int64_t)dtype_bytes(t);
-    if ((t != DT_F32 && t != DT_BF16) || rows < 1)
+    if ((t != DT_F32 && t != DT_BF16) || rows < 1 || row < 1)
         return false;
     if (op == COMM_ALL_REDUCE) /* in as many exchanges as it takes, whatever its rows */
         return row * rows % 16 == 0;

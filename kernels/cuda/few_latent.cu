@@ -243,7 +243,7 @@ template <typename S> static bool takes(const op_attn_latent *o)
 
 bool cuda_few_has_latent(const op_attn_latent *o)
 {
-    return o->rope == 64 && (int64_t)o->batch->max_seq_rows * o->heads <= 16 && (uintptr_t)o->out.data % 4 == 0 &&
+    return o->rope == 64 && (int64_t)o->batch->max_seq_rows * o->heads <= 16 && (uintptr_t)o->out.data % 8 == 0 &&
            (takes<latent_shape<512>>(o) || takes<latent_shape<256>>(o) || takes<latent_shape<128>>(o));
 }
 

@@ -49,7 +49,8 @@ static panel_cut cut_of(const cuda_product *p)
 /* Whether so many clusters, of blocks that have an SM each, are on the card at once. */
 template <typename S> static bool fits_at_once(int clusters, int blocks)
 {
-    static int most[9];
+    static int most[9]; /* the same whoever asks; 0: nobody has */
+    int known = __atomic_load_n(&most[blocks], __ATOMIC_RELAXED);
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attr[1] = {};
     config.gridDim = dim3((unsigned)(clusters * blocks));
@@ -60,11 +61,14 @@ template <typename S> static bool fits_at_once(int clusters, int blocks)
     attr[0].id = cudaLaunchAttributeClusterDimension;
     attr[0].val.clusterDim.x = (unsigned)blocks;
     attr[0].val.clusterDim.y = attr[0].val.clusterDim.z = 1;
-    if (most[blocks] == 0 && cudaOccupancyMaxActiveClusters(&most[blocks], panel_kernel<S>, &config) != cudaSuccess) {
-        cudaGetLastError();
-        most[blocks] = -1;
+    if (known == 0) {
+        if (cudaOccupancyMaxActiveClusters(&known, panel_kernel<S>, &config) != cudaSuccess || known == 0) {
+            cudaGetLastError();
+            known = -1;
+        }
+        __atomic_store_n(&most[blocks], known, __ATOMIC_RELAXED);
     }
-    return clusters <= most[blocks];
+    return clusters <= known;
 }
 
 /* The parts' tiles and maps stand. */

@@ -6,6 +6,7 @@
  * check  ref, tolerance "bf16_attn"; joined, the calls one by one. */
 #include "kernels/cuda/few.cuh"
 #include "kernels/cuda/joins.h"
+#include "kernels/cuda/rows_work.cuh"
 
 enum { BLOCKS = 8, MOST_SLOTS = 8192 };
 
@@ -304,7 +305,9 @@ static bool is_append_of(const op_call *c, const op_attn_gqa *o, const mat *keys
 {
     const op_kv_append *x = &c->kv_append;
     int64_t width = (int64_t)o->kv_heads * o->head_dim;
-    return c->kind == OP_KV_APPEND && x->a.data == keys->data && x->a.stride == keys->stride && !x->b.data &&
+    return c->kind == OP_KV_APPEND && x->a.dtype == DT_BF16 && x->a.data == keys->data &&
+           x->a.stride == keys->stride && !x->b.data && x->batch == o->batch &&
+           x->kv.page_table == o->kv.page_table && cuda_mats_apart(&o->out, &x->a) &&
            x->a.cols == 2 * width && x->kv.pages == o->kv.pages && x->kv.dtype == DT_BF16 && o->k_off == x->a_off &&
            o->v_off == x->a_off + width;
 }
@@ -318,7 +321,9 @@ int cuda_join_gqa_takes(const op_call *calls, int n)
     bool takes = o->q.dtype == DT_BF16 && o->out.dtype == DT_BF16 && o->kv.dtype == DT_BF16 && cuda_row_has_gqa(o) &&
                  is_rope_of(&calls[0], o->q.data, o->heads, o->head_dim) && calls[1].kind == OP_ROPE &&
                  is_rope_of(&calls[1], keys->data, o->kv_heads, o->head_dim) && is_append_of(&calls[2], o, keys) &&
-                 o->q.stride % 2 == 0 && keys->stride % 2 == 0 && cuda_flash_has_gqa(o);
+                 o->q.stride % 2 == 0 && keys->stride % 2 == 0 &&
+                 (uintptr_t)keys->data % 4 == 0 && cuda_mats_apart(&o->out, &o->q) &&
+                 calls[0].rope.batch == o->batch && calls[1].rope.batch == o->batch && cuda_flash_has_gqa(o);
     return takes ? 4 : 0;
 }
 

@@ -298,7 +298,6 @@ static int limits_then_signal(void *left)
     return 0;
 }
 
-/* A signal in the middle of sampling: what was sampled stands in rows that say so and that a resumed run repeats. */
 Test(latency, says_so_where_another_program_was_on_the_card)
 {
     static const double taken[] = {1e9, 18e9};
@@ -316,6 +315,7 @@ Test(latency, says_so_where_another_program_was_on_the_card)
     }
 }
 
+/* A signal in the middle of sampling: what was sampled stands in rows that say so and that a resumed run repeats. */
 Test(latency, a_signal_leaves_what_was_sampled)
 {
     world *w = open_world(MLA, "mla", "mla-dcp");
