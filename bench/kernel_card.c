@@ -263,11 +263,7 @@ static tpl_code choose_rows(kernel_card *k, tpl_err *e)
     size_t most = 0, ref_most = 0;
     int n = memory_bind(&k->m, k->c, &k->at, calls);
     for (int i = 0; i < n; i++) {
-        bool injected = k->inject && k->inject->op == calls[i].kind;
-        k->row[i] = injected ? k->inject : kernel_case_row(k->c, &calls[i]);
-        if (!k->row[i])
-            return tpl_fail(e, TPL_E_UNSUPPORTED, op_name(calls[i].kind),
-                            "'%s' has no kernel for this shape and type on this card", k->c->backend);
+        TPL_TRY(kernel_case_row(k->c, k->inject, &calls[i], &k->row[i], e));
         snprintf(k->row_name, sizeof k->row_name, "%s", k->row[i]->name);
         size_t own = k->row[i]->scratch_bytes ? k->row[i]->scratch_bytes(&calls[i]) : 0,
                ref = kernel_scratch_bytes("ref", &k->m.calls[i]);

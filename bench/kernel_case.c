@@ -33,14 +33,14 @@ batch_shape kernel_case_batch(const kernel_case *c)
     return batch_shape_uniform(c->batch, c->context_tok - c->query_tok, c->query_tok);
 }
 
-static bool is_card(const char *backend)
+bool kernel_backend_is_card(const char *backend)
 {
     return strncmp(backend, "cuda", 4) == 0;
 }
 
 bool kernel_case_on_card(const kernel_case *c)
 {
-    return is_card(c->backend);
+    return kernel_backend_is_card(c->backend);
 }
 
 /* As teams run: activations are f32 on the processor, and what products compute in on a card. */
@@ -50,7 +50,7 @@ plan_types kernel_case_types(const kernel_case *c)
         .act = kernel_case_on_card(c) ? c->dtype : DT_F32, .kv = c->dtype, .weight = c->dtype, .folded = c->dtype};
 }
 
-const kernel_row *kernel_case_row(const kernel_case *c, const op_call *call)
+static const kernel_row *find_row(const kernel_case *c, const op_call *call)
 {
     const kernel_row *const *rows;
     const kernel_row *best = kernel_find(c->backend, call);
@@ -61,6 +61,16 @@ const kernel_row *kernel_case_row(const kernel_case *c, const op_call *call)
             (!rows[i]->supports || rows[i]->supports(call)))
             return rows[i];
     return NULL;
+}
+
+tpl_code kernel_case_row(const kernel_case *c, const kernel_row *inject, const op_call *call, const kernel_row **out,
+                         tpl_err *e)
+{
+    *out = inject && inject->op == call->kind ? inject : find_row(c, call);
+    return *out ? TPL_OK
+                : tpl_fail(e, TPL_E_UNSUPPORTED, op_name(call->kind),
+                           "'%s' has no kernel for this shape and type on this %s", c->backend,
+                           kernel_case_on_card(c) ? "card" : "machine");
 }
 
 /* ---- cells ---- */
@@ -243,7 +253,7 @@ static tpl_code parse_axes(arena *a, const kernel_axes *x, options *o, tpl_err *
     o->shapes = parse_words(a, x->shape, "deepseek-v3,kimi-k2,llama-3-70b");
     o->backends = parse_words(a, x->backend, "cpu");
     for (int i = 1; i < o->backends.n; i++)
-        if (is_card(o->backends.v[i]) != is_card(o->backends.v[0]))
+        if (kernel_backend_is_card(o->backends.v[i]) != kernel_backend_is_card(o->backends.v[0]))
             return tpl_fail(e, TPL_E_USAGE, "--backend",
                             "names '%s' and '%s', expected all on the processor or all on a card", o->backends.v[0],
                             o->backends.v[i]);

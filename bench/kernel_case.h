@@ -92,10 +92,13 @@ void kernel_case_command(const kernel_case *c, char *buf, size_t bytes);
  * the machine then offers), so that a resumed run knows a cell before it measures. */
 void kernel_case_fill(const kernel_case *c, rs_row *r);
 
-/* Whether the case's backend is, or is a row of, "cuda". */
+/* Whether a backend is, or is a row of, "cuda"; and the case's. */
+bool kernel_backend_is_card(const char *backend);
 bool kernel_case_on_card(const kernel_case *c);
-/* What runs a call of the case: the best row of its backend, or the row of that name; NULL: none takes the shape. */
-const kernel_row *kernel_case_row(const kernel_case *c, const op_call *call);
+/* What runs a call of the case: `inject` if it is of the call's operation (NULL: none is), else the best row of the
+ * backend, or the row of that name. TPL_E_UNSUPPORTED: none takes the shape. */
+tpl_code kernel_case_row(const kernel_case *c, const kernel_row *inject, const op_call *call, const kernel_row **out,
+                         tpl_err *e);
 
 /* The plan and batch of a case (not of hadamard and comm); plan_destroy(). */
 tpl_code kernel_case_plan(const kernel_case *c, plan **out, tpl_err *e);

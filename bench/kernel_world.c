@@ -63,19 +63,10 @@ double kernel_world_bytes(const kernel_case *c)
 
 /* ---- prepare and release ---- */
 
-static const kernel_row *choose_row(const kernel_world *w, const op_call *call)
-{
-    return w->inject && w->inject->op == call->kind ? w->inject : kernel_case_row(w->c, call);
-}
-
 static tpl_code choose_rows(kernel_world *w, tpl_err *e)
 {
     for (int i = 0; i < w->m[0].n_calls; i++) {
-        const op_call *call = &w->m[0].calls[i];
-        w->row[i] = choose_row(w, call);
-        if (!w->row[i])
-            return tpl_fail(e, TPL_E_UNSUPPORTED, op_name(call->kind),
-                            "'%s' has no kernel for this shape and type on this machine", w->c->backend);
+        TPL_TRY(kernel_case_row(w->c, w->inject, &w->m[0].calls[i], &w->row[i], e));
         snprintf(w->row_name, sizeof w->row_name, "%s", w->row[i]->name);
     }
     return TPL_OK;

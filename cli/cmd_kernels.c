@@ -243,7 +243,7 @@ static tpl_code run(void *state, cli_context *c, tpl_err *e)
         return print_list(&q, s->format, e);
     TPL_TRY(cli_open_run(c, s->out, s->resume, "kernels", &r, e));
     long before = c->rd ? rd_n_rows(r.rd, RS_KERNELS) : 0; /* a suite's earlier sections have been printed */
-    const char *backend = s->axes.backend && strncmp(s->axes.backend, "cuda", 4) == 0 ? "cuda" : NULL;
+    const char *backend = s->axes.backend && kernel_backend_is_card(s->axes.backend) ? "cuda" : NULL;
     tpl_code rc = cli_watch_cards(backend, RANKS_LOCAL, &watches, r.rd, e);
     q.measure.clock = cli_clock(backend, &watches, &clock);
     if (rc == TPL_OK)

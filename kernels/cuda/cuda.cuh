@@ -160,6 +160,19 @@ static __device__ __forceinline__ int cu_slot0(const cu_batch &b, int seq)
     return b.seq_prefix[seq] + (b.seq_open ? b.seq_open[seq] : 0);
 }
 
+/* Of 8 values by 8. */
+static __device__ __forceinline__ float cu_dot_8(uint4 a, uint4 b)
+{
+    const __nv_bfloat162 *p = (const __nv_bfloat162 *)&a, *q = (const __nv_bfloat162 *)&b;
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2 u = __bfloat1622float2(p[i]), v = __bfloat1622float2(q[i]);
+        sum += u.x * v.x + u.y * v.y;
+    }
+    return sum;
+}
+
 /* v * by * gamma in 8 places; gamma counts where weighted. */
 static __device__ __forceinline__ uint4 cu_scale_8(uint4 v, uint4 gamma, bool weighted, float by)
 {

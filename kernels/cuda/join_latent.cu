@@ -29,18 +29,6 @@ template <typename S> static __device__ __forceinline__ void bring_weights(const
     copies_commit();
 }
 
-static __device__ __forceinline__ float dot_pieces(uint4 a, uint4 b)
-{
-    const __nv_bfloat162 *p = (const __nv_bfloat162 *)&a, *q = (const __nv_bfloat162 *)&b;
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 u = __bfloat1622float2(p[i]), v = __bfloat1622float2(q[i]);
-        sum += u.x * v.x + u.y * v.y;
-    }
-    return sum;
-}
-
 /* A head's result from its parts, to x; the first block writes it too. */
 template <int LAT>
 static __device__ __forceinline__ void join_parts(const flash_args &a, const wide_join &j, const join_row &w, int head,
@@ -111,7 +99,7 @@ static __global__ void __launch_bounds__(THREADS)
         float sum = 0;
 #pragma unroll
         for (int k = 0; k < S::PIECES; k += 32)
-            sum += dot_pieces(weights_of_rows[r * S::PIECES + k + lane], x[k + lane]);
+            sum += cu_dot_8(weights_of_rows[r * S::PIECES + k + lane], x[k + lane]);
         sum = cu_warp_sum(sum);
         if (lane == 0)
             cu_put(u.out + head * u.out_step + blockIdx.x * ROWS + r, sum);

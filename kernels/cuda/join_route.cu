@@ -21,18 +21,6 @@ typedef struct {
     bool sigmoid, normalise;
 } route_few_args;
 
-static __device__ __forceinline__ float dot_pieces(uint4 a, uint4 b)
-{
-    const __nv_bfloat162 *p = (const __nv_bfloat162 *)&a, *q = (const __nv_bfloat162 *)&b;
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 u = __bfloat1622float2(p[i]), v = __bfloat1622float2(q[i]);
-        sum += u.x * v.x + u.y * v.y;
-    }
-    return sum;
-}
-
 /* This lane's pieces of a row of k values. */
 static __device__ __forceinline__ void load_pieces(const cu_bf16 *row, int k, bool there, uint4 v[PIECES])
 {
@@ -144,7 +132,7 @@ static __global__ void __launch_bounds__(THREADS, 3) route_few_kernel(const __gr
     if (a.xn) { /* every warp has the whole row */
 #pragma unroll
         for (int i = 0; i < PIECES; i++)
-            sum += dot_pieces(x[i], x[i]);
+            sum += cu_dot_8(x[i], x[i]);
         float by = 1.f / sqrtf(cu_warp_sum(sum) / (float)a.k + a.eps);
 #pragma unroll
         for (int i = 0; i < PIECES; i++) {
@@ -159,7 +147,7 @@ static __global__ void __launch_bounds__(THREADS, 3) route_few_kernel(const __gr
         copies_wait<0>();
 #pragma unroll
         for (int i = 0; i < PIECES; i++)
-            sum += dot_pieces(x[i], first[warp][threadIdx.x % 32 + 32 * i]);
+            sum += cu_dot_8(x[i], first[warp][threadIdx.x % 32 + 32 * i]);
         if (e + WARPS * BLOCKS < a.n) {
             copy_pieces(a.w + (int64_t)(e + WARPS * BLOCKS) * a.ldw, a.k, true, first[warp]);
             copies_commit();

@@ -12,6 +12,7 @@
 #include "bench/kernel_reference.h"
 #include "bench/kernel_world.h"
 #include "results/csv_table.h"
+#include "tests/bench/kernels_rows.h"
 
 static char dir[] = "/tmp/tplabench-kernels-XXXXXX";
 static tpl_err err;
@@ -77,16 +78,7 @@ static kernels_request request(const char *op, const char *shape)
 /* Runs and gives the rows. */
 static csv_table *run_code(const kernels_request *q, const char *label, tpl_code expected)
 {
-    rd_options o = {.root = text_path_join(&mem, dir, "runs"), .label = label, .now = 1735790645};
-    run_dir *rd;
-    csv_table *t = NULL;
-    cr_assert(rd_create(&o, &rd, &err) == TPL_OK, "%s", err.what);
-    tpl_code rc = kernels_bench_run(q, rd, NULL, &err);
-    cr_assert(rc == expected, "%s: %s: %s", tpl_code_word(rc), err.where, err.what);
-    char *path = text_path_join(&mem, rd_path(rd), "kernels.csv");
-    rd_close(rd);
-    cr_assert(csv_table_load(path, &t, &err) == TPL_OK, "%s", err.what);
-    return t;
+    return kernels_rows(q, &mem, dir, label, expected, &err);
 }
 
 static csv_table *run(const kernels_request *q, const char *label)

@@ -9,7 +9,7 @@
 
 #include "bench/kernels_bench.h"
 #include "device/gpu.h"
-#include "results/csv_table.h"
+#include "tests/bench/kernels_rows.h"
 #include "tests/gpu/small.h"
 
 static char dir[] = "/tmp/tplabench-card-kernels-XXXXXX";
@@ -63,17 +63,7 @@ static kernels_request request(const char *op, const char *shape, const char *fi
 static csv_table *run(const kernels_request *q, tpl_code expected)
 {
     static int n_runs;
-    rd_options o = {
-        .root = text_path_join(&mem, dir, "runs"), .label = arena_printf(&mem, "run%d", n_runs++), .now = 1735790645};
-    run_dir *rd;
-    csv_table *t = NULL;
-    cr_assert(rd_create(&o, &rd, &err) == TPL_OK, "%s", err.what);
-    tpl_code rc = kernels_bench_run(q, rd, NULL, &err);
-    cr_assert(rc == expected, "%s: %s: %s", tpl_code_word(rc), err.where, err.what);
-    char *path = text_path_join(&mem, rd_path(rd), "kernels.csv");
-    rd_close(rd);
-    cr_assert(csv_table_load(path, &t, &err) == TPL_OK, "%s", err.what);
-    return t;
+    return kernels_rows(q, &mem, dir, arena_printf(&mem, "run%d", n_runs++), expected, &err);
 }
 
 static double number(const csv_table *t, long row, const char *column)
